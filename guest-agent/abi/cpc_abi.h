@@ -85,6 +85,11 @@ struct cpc_region {
 #define CPC_REGION_INDIRECT    2u  /* ROM or flash: window is 0, only
                                       CPC_PCALL_COPY_OUT / _IN reach it */
 
+/* Bytes the firmware needs from free_base on: its state, the buffers of every
+   hvCPU and 4 bytes a page. The platform sizes trusted memory with it. */
+#define CPC_TABLES_BYTES(max_pages, hvcpu_max) \
+    (0x200000ull + 0x80000ull * (hvcpu_max) + 4ull * (max_pages))
+
 struct cpc_region_table {
     uint32_t generation;     /* changes whenever an entry does */
     uint32_t count;
@@ -123,7 +128,9 @@ struct cpc_pcall {
 #define CPC_P_OK               0u
 #define CPC_P_BAD_ARGUMENT     1u
 #define CPC_P_BAD_STATE        2u   /* not frozen, already frozen, ... */
-#define CPC_P_NOT_PRESENT      3u   /* no such gvCPU */
+#define CPC_P_NOT_PRESENT      3u   /* no such gvCPU; VMSA_SAVE says so before
+                                       it says BAD_STATE, so the firmware can
+                                       count gvCPUs while the guest runs */
 #define CPC_P_FAILED           4u   /* the platform tried and could not */
 
 /* region, first page, pages (<= CPC_KINDS_MAX), address of a byte a page */
@@ -274,7 +281,8 @@ struct cpc_ping_reply {
  * that reached RUNNING may OPEN as source. RECV returns when the stream's END
  * (stream 0: the MANIFEST) has been taken; it yields while the ring is empty,
  * as SEND and STATE do while it is full. SEND's round grows by at least one a
- * call; stream s of n owns the pages whose flat number / 512 mod n is s.
+ * call; stream s of n owns the pages whose number in their region / 512 mod n
+ * is s (flat numbers may differ between the two ends).
  *
  *  op        side  args                      payload -> reply
  *  OPEN      both  role, suites allowed      -          -> struct cpc_hello
@@ -409,7 +417,8 @@ struct cpc_record {
     uint8_t  suite;
     uint16_t stream;
     uint8_t  direction;      /* CPC_ROLE_* of the sender */
-    uint8_t  pad;
+    uint8_t  streams;        /* streams of this migration, the same in every
+                                record: it decides who owns a page */
     uint32_t epoch;
     uint8_t  session[16];
     uint64_t sequence;       /* from 0, per stream and direction, no gaps */
