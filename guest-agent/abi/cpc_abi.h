@@ -117,7 +117,12 @@ struct cpc_boot_info {
     uint32_t pad;
 };
 
-/* A call to the platform. Lives in trusted memory, one an hvCPU. */
+/*
+ * A call to the platform. Lives in trusted memory, one an hvCPU. The firmware
+ * sets status to CPC_P_PENDING, writes the address to CPC_MMIO_CALL and waits,
+ * re-reading status, until it is something else: FREEZE and RELEASE are done
+ * by another thread, and instructions after the write may run meanwhile.
+ */
 struct cpc_pcall {
     uint32_t op;             /* CPC_PCALL_* */
     uint32_t status;         /* CPC_P_*, written by the platform */
@@ -132,6 +137,7 @@ struct cpc_pcall {
                                        it says BAD_STATE, so the firmware can
                                        count gvCPUs while the guest runs */
 #define CPC_P_FAILED           4u   /* the platform tried and could not */
+#define CPC_P_PENDING          0xffffffffu  /* not answered yet */
 
 /* region, first page, pages (<= CPC_KINDS_MAX), address of a byte a page */
 #define CPC_PCALL_KINDS        1u
