@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One exception for everything an operator may see, and the exit codes.
+
+An error says what failed, on which host, that host's own words, and the next
+command to type.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the exit status of cpcctl means; scripts may rely on it."""
+
+    OK = 0
+    FAILED = 1  # the VM is confirmed where it was
+    USAGE = 2  # usage, configuration or unsupported flag
+    REFUSED = 3  # by preflight, policy or attestation; nothing changed
+    UNREACHABLE = 4  # host, QMP or firmware; nothing started
+    UNPROVEN = 5  # the VM's place or state is not proven; a person must look
+    TIMED_OUT = 6  # cancelled; the VM is confirmed on the source
+    LOST = 7  # proven lost; restore from a snapshot
+    DEFECT = 70  # a defect of ours
+    BUSY = 75  # retry later
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class CpcError(Exception):
+    """A failure to show to the operator.
+
+    message:   what failed, one line, no trailing stop
+    exit_code: what the process should return
+    host:      name of the host whose words `cause` are
+    cause:     those words, unchanged; may have several lines
+    hint:      the next command to type, or what to do
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        exit_code: ExitCode = ExitCode.FAILED,
+        host: str | None = None,
+        cause: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.exit_code = exit_code
+        self.host = host
+        self.cause = cause
+        self.hint = hint
+
+    def render(self) -> str:
+        """The text for stderr, without a final newline."""
+        lines = [f"error: {self.message}"]
+        if self.cause:
+            label = f"  cause ({self.host}): " if self.host else "  cause: "
+            first, *rest = self.cause.rstrip().splitlines() or [""]
+            lines.append(label + first)
+            lines.extend("    " + line for line in rest)
+        if self.hint:
+            lines.append(f"  try: {self.hint}")
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, object]:
+        """The same for --format json and for the other host."""
+        return {
+            "message": self.message,
+            "exit_code": int(self.exit_code),
+            "host": self.host,
+            "cause": self.cause,
+            "hint": self.hint,
+        }

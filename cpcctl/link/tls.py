@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TLS 1.3 between the two hosts, authenticated both ways by the ticket.
+
+The destination makes a certificate for one `receive`; the source pins its
+fingerprint, so no certificate authority is involved. The source then proves
+that it holds the ticket with a preamble of fixed size that is compared in
+constant time. Until that comparison has succeeded nothing else is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import hmac
+import os
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpcctl.link.ticket import SECRET_BYTES, Ticket
+
+PREAMBLE = b"CPCLINK1"
+CONTROL = b"C"
+ACCEPTED = b"CPCOK001"
+PREAMBLE_BYTES = len(PREAMBLE) + SECRET_BYTES
+
+
+class LinkRefused(Exception):
+    """The peer is not who the ticket says, or does not hold the ticket."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A certificate made for one `receive`; files with mode 0600."""
+
+    certificate: Path
+    key: Path
+    fingerprint: bytes
+
+
+def make_identity(folder: Path) -> Identity:
+    """Write a fresh P-256 key and self-signed certificate into folder."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "cpcctl receive")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=30))
+        .sign(key, hashes.SHA256())
+    )
+    der = certificate.public_bytes(serialization.Encoding.DER)
+    identity = Identity(folder / "link.crt", folder / "link.key", hashlib.sha256(der).digest())
+    _write_private(identity.certificate, certificate.public_bytes(serialization.Encoding.PEM))
+    _write_private(
+        identity.key,
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
+    return identity
+
+
+def load_identity(folder: Path) -> Identity:
+    """The identity an earlier `make_identity` wrote. :raise OSError: when gone."""
+    pem = (folder / "link.crt").read_text(encoding="ascii")
+    der = ssl.PEM_cert_to_DER_cert(pem)
+    return Identity(folder / "link.crt", folder / "link.key", hashlib.sha256(der).digest())
+
+
+def server_context(identity: Identity) -> ssl.SSLContext:
+    """What the destination listens with."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
+    context.load_cert_chain(identity.certificate, identity.key)
+    return context
+
+
+def connect(ticket: Ticket, timeout: float) -> ssl.SSLSocket:
+    """Reach the destination and prove the ticket.
+
+    :raise LinkRefused: another certificate, or the secret was refused.
+    :raise OSError: unreachable within timeout seconds, or the connection broke.
+    """
+    raw = socket.create_connection((ticket.host, ticket.port), timeout)
+    try:
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE  # pinned below instead
+        raw.sendall(CONTROL)
+        link = context.wrap_socket(raw)
+    except BaseException:
+        raw.close()
+        raise
+    try:
+        certificate = link.getpeercert(binary_form=True) or b""
+        if not hmac.compare_digest(hashlib.sha256(certificate).digest(), ticket.fingerprint):
+            raise LinkRefused(f"{ticket.address} shows another certificate than the ticket names")
+        link.sendall(PREAMBLE + ticket.secret)
+        try:
+            answer = read_exact(link, len(ACCEPTED))
+        except EOFError:
+            raise LinkRefused(f"{ticket.address} does not accept this ticket") from None
+        if answer != ACCEPTED:
+            raise LinkRefused(f"{ticket.address} does not speak this version of the link")
+    except BaseException:
+        link.close()
+        raise
+    return link
+
+
+def accept(raw: socket.socket, context: ssl.SSLContext, secret: bytes) -> ssl.SSLSocket:
+    """The destination's half; raw is consumed and closed on failure.
+
+    :raise LinkRefused: the peer does not hold the ticket.
+    :raise OSError: no TLS, or the connection broke or timed out.
+    """
+    try:
+        link = context.wrap_socket(raw, server_side=True)
+    except BaseException:
+        raw.close()
+        raise
+    try:
+        try:
+            preamble = read_exact(link, PREAMBLE_BYTES)
+        except EOFError:
+            raise LinkRefused("the connection ended before the ticket was shown") from None
+        if not hmac.compare_digest(preamble, PREAMBLE + secret):
+            raise LinkRefused("a wrong ticket was shown")
+        link.sendall(ACCEPTED)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            link.close()
+        raise
+    return link
+
+
+def read_exact(link: socket.socket, size: int) -> bytes:
+    """Exactly size bytes. :raise EOFError: when the peer closed before."""
+    buffer = bytearray(size)
+    view = memoryview(buffer)
+    got = 0
+    while got < size:
+        step = link.recv_into(view[got:])
+        if step == 0:
+            raise EOFError(f"connection closed after {got} of {size} bytes")
+        got += step
+    return bytes(buffer)
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
