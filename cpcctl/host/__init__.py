@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapters: everything that touches QEMU, the ring file, processes and folders."""

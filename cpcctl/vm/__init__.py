@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VMs of this host: what one is, its QEMU command line, its life."""
