@@ -39,6 +39,9 @@ void *arch_shm(void);
 /* Data ring of an hvCPU, mapped twice in a row so that a record never wraps. */
 uint8_t *arch_ring_data(uint32_t hvcpu);
 
+/* Address of the first byte of trusted memory: CPC_TRUSTED_BASE on an hvCPU. */
+uint64_t arch_trusted_base(void);
+
 /* What the platform wrote before start. */
 const struct cpc_boot_info *arch_boot_info(void);
 const struct cpc_region_table *arch_region_table(void);
