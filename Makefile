@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+# make demo    set everything up, migrate a live guest, show a report
+# make test    the same set-up, then every test
+#
+# Every goal is incremental: things are built into the cache (CPC_CACHE, by
+# default ~/.cache/cpc) under a digest of what they are made from.
+
+CACHE := $(if $(CPC_CACHE),$(abspath $(CPC_CACHE)),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cpc)
+export CPC_CACHE := $(CACHE)
+PYTHON := $(CACHE)/current/venv/bin/python
+SETUP := /usr/bin/python3 -m
+ARGS ?=
+
+.PHONY: help demo bench test test-fast test-long lint setup packages venv qemu firmware guest clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+	@echo 'also:        test-fast test-long bench lint, and packages venv qemu firmware guest alone'
+
+packages:
+	@$(SETUP) cpcctl.setup.packages
+
+venv: packages
+	@$(SETUP) cpcctl.setup.venv
+
+qemu: packages
+	@sh patches/qemu/build.sh
+
+firmware: packages venv
+	@sh guest-agent/firmware/build.sh
+
+guest: packages
+	@$(SETUP) cpcctl.demo.image
+
+setup: packages venv qemu firmware guest
+
+demo: setup
+	@$(PYTHON) -m cpcctl demo $(ARGS)
+
+bench: setup
+	@$(PYTHON) -m cpcctl bench $(ARGS)
+
+test: setup
+	@$(PYTHON) -m pytest tests $(ARGS)
+
+test-fast: setup
+	@$(PYTHON) -m pytest tests -m 'not slow' $(ARGS)
+
+test-long: setup
+	@$(PYTHON) -m pytest tests --long $(ARGS)
+
+lint: venv
+	@$(PYTHON) -m pytest tests/lint $(ARGS)
+
+clean:
+	rm -rf .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,100 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Build the patched QEMU into the store and link it as current/qemu.
+#
+# Rebuilds when the source, a patch or this script changed. The build folder is
+# kept, and a changed patch recompiles only what it touches.
+set -eu
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+top=$(CDPATH='' cd -- "$here/../.." && pwd)
+store=${CPC_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cpc}
+work=$store/work/qemu
+jobs=${CPC_JOBS:-$(nproc)}
+# What QEMU's own build wants, at versions known to work with this series.
+wheels="meson==1.5.0 setuptools==75.6.0 wheel==0.45.1 pycotap==1.3.1 distlib==0.3.9"
+
+mkdir -p "$store/current" "$work"
+exec 9> "$store/.qemu.lock"
+flock 9
+
+series() { sed -e 's/#.*//' -e 's/[[:space:]]*$//' -e '/^$/d' "$here/series" 2> /dev/null || :; }
+# Size and time stand for the content of a big archive or of a tree: an edit
+# changes them, and the key is computed at every make.
+identity() {
+    if [ -d "$1" ]; then
+        find "$1" -name .git -prune -o -type f -printf '%P %s %T@\n' | LC_ALL=C sort | sha256sum
+    else
+        stat -L -c '%n %s %Y' "$1"
+    fi
+}
+
+source=$("$here/fetch.sh")
+key=$( (
+    identity "$source"
+    cat "$here/base.pin" "$here/apply.sh" "$here/build.sh"
+    for name in $(series); do echo "$name" && cat "$here/$name"; done
+) | sha256sum | cut -c1-16)
+final=$store/qemu-$key
+
+publish() {
+    ln -sfn "../qemu-$key" "$store/current/.qemu.new"
+    mv -T "$store/current/.qemu.new" "$store/current/qemu"
+}
+if [ -x "$final/bin/qemu-system-x86_64" ]; then
+    publish
+    exit 0
+fi
+
+echo "qemu: unpacking and patching $source" >&2
+rm -rf "$work/fresh"
+mkdir "$work/fresh"
+if [ -d "$source" ]; then
+    cp -a "$source/." "$work/fresh/"
+else
+    tar -C "$work/fresh" --strip-components=1 -xf "$source"
+fi
+"$here/apply.sh" "$work/fresh"
+python3 "$here/sync_tree.py" "$work/fresh" "$work/src"
+rm -rf "$work/fresh"
+
+env=$store/work/qemu-python-$(echo "$wheels" | sha256sum | cut -c1-8)
+if [ ! -f "$env/ready" ]; then
+    rm -rf "$env"
+    /usr/bin/python3 -m venv "$env"
+    # shellcheck disable=SC2086
+    "$env/bin/pip" install -q --disable-pip-version-check $wheels >&2
+    : > "$env/ready"
+fi
+
+mkdir -p "$work/build"
+cd "$work/build"
+log=$work/build.log
+run() {
+    if ! "$@" > "$log" 2>&1; then
+        tail -n 30 "$log" >&2
+        echo "error: $1 failed; the whole log is $log" >&2
+        exit 1
+    fi
+}
+configured=$(cat "$here/build.sh" "$here/base.pin" | sha256sum)
+if [ ! -f build.ninja ] || [ "$configured" != "$(cat .configured 2> /dev/null)" ]; then
+    echo "qemu: configuring" >&2
+    run "$work/src/configure" --python="$env/bin/python" --target-list=x86_64-softmmu \
+        --without-default-features --enable-tcg --enable-kvm --enable-slirp \
+        --enable-fdt=system --disable-docs --disable-install-blobs --disable-download
+    echo "$configured" > .configured
+fi
+echo "qemu: compiling ($jobs jobs; minutes the first time)" >&2
+run ninja -j "$jobs" qemu-system-x86_64
+
+part=$final.part
+rm -rf "$part"
+mkdir -p "$part/bin" "$part/share/qemu"
+strip -o "$part/bin/qemu-system-x86_64" qemu-system-x86_64
+(cd "$top" && python3 "$here/fetch_bios.py" "$part/share/qemu")
+cp "$work/src/COPYING" "$part/"
+cp "$work/src/VERSION" "$part/"
+rm -rf "$final"
+mv "$part" "$final"
+publish
+echo "qemu: built $final" >&2
