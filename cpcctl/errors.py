@@ -74,3 +74,7 @@ class CpcError(Exception):
             "cause": self.cause,
             "hint": self.hint,
         }
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the same clean-up as Ctrl-C, another exit code (143)."""

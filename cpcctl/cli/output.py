@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results go to stdout, as text or as one JSON value; nothing else does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+
+class Output:
+    """Where a verb puts its result and its remarks."""
+
+    def __init__(
+        self, fmt: str, stdout: TextIO | None = None, stderr: TextIO | None = None
+    ) -> None:
+        self.format = fmt
+        self.stdout = stdout or sys.stdout
+        self.stderr = stderr or sys.stderr
+
+    def result(self, value: object, text: str) -> None:
+        """The result of the verb: `value` as JSON, or `text` (may be empty)."""
+        if self.format == "json":
+            print(json.dumps(value, indent=2), file=self.stdout, flush=True)
+        elif text:
+            print(text, file=self.stdout, flush=True)
+
+    def note(self, text: str) -> None:
+        """A remark for people, on stderr."""
+        print(text, file=self.stderr, flush=True)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Columns padded to the widest cell, two spaces between."""
+    cells = [[str(cell) for cell in row] for row in (columns, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    )
+
+
+def pairs(items: Iterable[tuple[str, object]]) -> str:
+    """One "name: value" a line, values aligned."""
+    listed = [(name + ":", str(value)) for name, value in items]
+    width = max((len(name) for name, _ in listed), default=0)
+    return "\n".join(f"{name.ljust(width)}  {value}".rstrip() for name, value in listed)
+
+
+def size(count: float) -> str:
+    """Bytes in the largest binary unit that keeps a digit before the point."""
+    for unit in ("B", "KiB", "MiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB" if count < 1024 else f"{count / 1024:.1f} TiB"

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The argument parser, built from the table; a verb's own part comes late."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from cpcctl.cli.verbs import GROUPS, VERBS, Verb
+from cpcctl.config.settings import FORMATS, PROGRESS
+
+# (flag, setting, metavar or choices, help); valid before and after the verb.
+COMMON: tuple[tuple[str, str, str | tuple[str, ...], str], ...] = (
+    ("--format", "format", FORMATS, "format of the result on stdout (default: text)"),
+    ("--progress", "progress", PROGRESS, "how to show progress on stderr (default: auto)"),
+    ("--state-dir", "state_dir", "DIR", "folder for VM definitions, jobs and logs"),
+    ("--run-dir", "run_dir", "DIR", "folder for sockets and ring files"),
+    ("--qemu", "qemu", "FILE", "patched QEMU to use"),
+    ("--firmware", "firmware", "FILE", "hvCPU firmware image to use"),
+)
+FLAG_NAMES = tuple(setting for _, setting, _, _ in COMMON)
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in our style; a verb's arguments are declared on first use."""
+
+    def __init__(self, *args: Any, verb: Verb | None = None, **kwargs: Any) -> None:
+        kwargs = {"formatter_class": _formatter, "allow_abbrev": False, **kwargs}
+        super().__init__(*args, **kwargs)
+        self.verb = verb
+        self._declared = False
+
+    def declare(self) -> None:
+        """Import the verb's module and let it add its arguments."""
+        if self.verb is None or self._declared:
+            return
+        self._declared = True
+        module = importlib.import_module(self.verb.module)
+        getattr(module, self.verb.arguments)(self)
+        add_common(self)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        self.declare()
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message}\n  try: {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    # A fixed width: help is the same everywhere, and can be compared in tests.
+    return argparse.HelpFormatter(prog, width=79, max_help_position=26)
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """The flags every verb takes."""
+    group = parser.add_argument_group("common options")
+    for flag, setting, values, text in COMMON:
+        choices = values if isinstance(values, tuple) else None
+        metavar = values if isinstance(values, str) else None
+        group.add_argument(
+            flag,
+            dest=setting,
+            choices=choices,
+            metavar=metavar,
+            default=argparse.SUPPRESS,
+            help=text,
+        )
+
+
+def build() -> Parser:
+    """The whole tree; no verb's module is imported."""
+    top = Parser(
+        prog="cpcctl",
+        description="Confidential procedure calls: migrate and maintain VMs through hvCPUs.",
+        epilog="cpcctl VERB --help shows the options of a verb.",
+    )
+    add_common(top)
+    commands = top.add_subparsers(title="verbs", metavar="VERB", dest="_verb", required=True)
+    groups: dict[str, Any] = {}
+    for verb in VERBS:
+        group, _, name = verb.path.rpartition(" ")
+        if not group:
+            _leaf(commands, name, verb)
+            continue
+        if group not in groups:
+            parent = commands.add_parser(group, help=GROUPS[group], description=_upper(group))
+            groups[group] = parent.add_subparsers(
+                title="verbs", metavar="VERB", dest="_subverb", required=True
+            )
+        _leaf(groups[group], name, verb)
+    return top
+
+
+def _upper(group: str) -> str:
+    text = GROUPS[group]
+    return text[0].upper() + text[1:] + "."
+
+
+def _leaf(commands: Any, name: str, verb: Verb) -> None:
+    description = verb.help[0].upper() + verb.help[1:] + "."
+    parser = commands.add_parser(name, help=verb.help, description=description, verb=verb)
+    parser.set_defaults(_run=verb)
