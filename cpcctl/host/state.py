@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders and files of this host: where they are, atomic writes, locks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpcctl.config.settings import Settings
+from cpcctl.errors import CpcError, ExitCode
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
+# sockaddr_un has 108 bytes, the last one NUL.
+SOCKET_PATH_MAX = 107
+
+
+def check_name(name: str) -> str:
+    """Return a VM name that is safe as a file name. Raises CpcError (2)."""
+    if not NAME.fullmatch(name):
+        raise CpcError(
+            f"{name!r} is not a VM name",
+            exit_code=ExitCode.USAGE,
+            cause="1 to 48 letters, digits, '.', '_' and '-', beginning with a letter or digit",
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class VmPaths:
+    """Files of one VM. `state` survives a reboot, `run` does not."""
+
+    state: Path
+    run: Path
+    lock: Path
+
+    @property
+    def definition(self) -> Path:
+        """The VM as it was started, with the resolved machine type."""
+        return self.state / "vm.yaml"
+
+    @property
+    def log(self) -> Path:
+        """QEMU's stderr."""
+        return self.state / "qemu.log"
+
+    @property
+    def console_log(self) -> Path:
+        """Everything the guest wrote to its serial console."""
+        return self.state / "console.log"
+
+    @property
+    def process(self) -> Path:
+        """pid, start time and command line, as JSON."""
+        return self.run / "process.json"
+
+    @property
+    def qmp(self) -> Path:
+        """QMP socket for short commands."""
+        return self.run / "qmp.sock"
+
+    @property
+    def qmp_job(self) -> Path:
+        """QMP socket for jobs, so that a job does not shut out `vm status`."""
+        return self.run / "qmp-job.sock"
+
+    @property
+    def console(self) -> Path:
+        """Socket of the serial console."""
+        return self.run / "console.sock"
+
+    @property
+    def ring(self) -> Path:
+        """The ring file."""
+        return self.run / "ring"
+
+
+class Folders:
+    """The state and the run folder of one host."""
+
+    def __init__(self, state: Path, run: Path) -> None:
+        self.state = state
+        self.run = run
+
+    @classmethod
+    def of(cls, settings: Settings) -> Folders:
+        """The folders the settings name."""
+        return cls(settings.state_dir, settings.run_dir)
+
+    @property
+    def jobs(self) -> Path:
+        """Where job files are."""
+        return self.state / "jobs"
+
+    def vm(self, name: str) -> VmPaths:
+        """Paths of a VM, which need not exist. Raises CpcError (2)."""
+        check_name(name)
+        paths = VmPaths(
+            self.state / "vms" / name,
+            self.run / "vms" / name,
+            self.run / "locks" / name,
+        )
+        if len(os.fsencode(paths.qmp_job)) > SOCKET_PATH_MAX:
+            raise CpcError(
+                f"the run folder {self.run} has too long a name for sockets",
+                exit_code=ExitCode.USAGE,
+                hint="set CPCCTL_RUN_DIR to a shorter path",
+            )
+        return paths
+
+    def vm_names(self) -> list[str]:
+        """Every VM with files here, sorted; running or not."""
+        found: set[str] = set()
+        for folder in (self.state / "vms", self.run / "vms"):
+            with contextlib.suppress(FileNotFoundError):
+                found |= {entry.name for entry in folder.iterdir() if NAME.fullmatch(entry.name)}
+        return sorted(found)
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder only its owner can enter, parents too."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CpcError(
+            f"cannot create the folder {path}",
+            exit_code=ExitCode.USAGE,
+            cause=str(error),
+            hint="set CPCCTL_STATE_DIR and CPCCTL_RUN_DIR to folders you may write",
+        ) from error
+    return path
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write so that a reader sees the old content or the new, also after a
+    crash. Raises OSError and leaves the old content."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        temporary.rename(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def disk_error(path: Path, error: OSError) -> CpcError:
+    """The error for a file of ours that could not be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return CpcError(
+        f"{'no space left to write' if full else 'cannot write'} {path}",
+        exit_code=ExitCode.REFUSED,
+        cause=str(error),
+        hint=f"df -h {path.parent}" if full else f"ls -ld {path.parent}",
+    )
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a folder of ours; missing is fine."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+class VmLock:
+    """Held while something changes a VM. Freed when its holder dies.
+
+    A child that inherits fileno() keeps it held.
+    """
+
+    def __init__(self, name: str, path: Path, fd: int) -> None:
+        self.name = name
+        self.path = path
+        self._fd = fd
+
+    @classmethod
+    def take(cls, folders: Folders, name: str, purpose: str) -> VmLock:
+        """Lock a VM. Raises CpcError (75) at once when it is locked."""
+        path = folders.vm(name).lock
+        make_folder(path.parent)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise disk_error(path, error) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+            os.close(fd)
+            raise CpcError(
+                f"VM {name} is busy",
+                exit_code=ExitCode.BUSY,
+                cause=holder or None,
+                hint=f"cpcctl job list --vm {name}",
+            ) from None
+        # Only words for people; a full disk must not stop the work.
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{purpose} (process {os.getpid()})\n".encode(), 0)
+        return cls(name, path, fd)
+
+    def fileno(self) -> int:
+        """The descriptor that holds the lock, to hand to a child."""
+        return self._fd
+
+    def release(self) -> None:
+        """Unlock, unless a child still holds it. May be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> VmLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Job files: one JSON document a job, written atomically, kept after the end.
+
+Every job owns a reserve file, given up when the disk is full, so that its
+last words can always be written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import json
+import os
+import re
+import secrets
+import time
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.host.process import ProcessId
+from cpcctl.host.state import disk_error, make_folder, write_atomic
+
+RESERVE = 64 << 10
+JOB_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
+RUNNING = "running"
+# A running job whose controller is gone; never stored, only seen.
+INTERRUPTED = "interrupted"
+ENDED = ("done", "failed", "cancelled", "refused", "lost", "unproven")
+
+
+@dataclass
+class Record:
+    """What a job file holds.
+
+    state:    running, or one of ENDED
+    phases:   {"name", "started" (seconds since the job began), "seconds"}
+    progress: what the running operation says, e.g. bytes_sent, round
+    data:     what the operation needs to go on after a crash
+    error:    CpcError.as_dict() of what ended it
+    """
+
+    id: str
+    kind: str
+    vm: str
+    host: str
+    state: str
+    created: str
+    pid: int
+    pid_started: int
+    updated: str = ""
+    finished: str | None = None
+    phase: str = ""
+    phases: list[dict[str, Any]] = field(default_factory=list)
+    progress: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    result: dict[str, Any] = field(default_factory=dict)
+    error: dict[str, Any] | None = None
+    exit_code: int | None = None
+
+    @property
+    def process(self) -> ProcessId:
+        """The controller that runs, or ran, the job."""
+        return ProcessId(self.pid, self.pid_started)
+
+    @property
+    def seen_state(self) -> str:
+        """state, or INTERRUPTED when it says running and nobody runs it."""
+        return INTERRUPTED if self.state == RUNNING and not self.process.alive else self.state
+
+    def public(self) -> dict[str, Any]:
+        """For --format json: all but `data`, which may hold secrets."""
+        document = asdict(self)
+        del document["data"]
+        document["state"] = self.seen_state
+        return document
+
+
+class Job:
+    """A job of this process. Not for several threads without a lock."""
+
+    def __init__(self, store: JobStore, record: Record, clock_start: float) -> None:
+        self._store = store
+        self.record = record
+        self._begin = clock_start
+        self._phase_begin = clock_start
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.record.id
+
+    def phase(self, name: str) -> None:
+        """Begin a phase and save. Raises CpcError (3) when the disk is full."""
+        now = time.monotonic()
+        self._close_phase(now)
+        self.record.phase = name
+        self.record.phases.append(
+            {"name": name, "started": round(now - self._begin, 6), "seconds": None}
+        )
+        self._phase_begin = now
+        self.save()
+
+    def progress(self, **values: Any) -> None:
+        """Note how far it is. A full disk does not stop a running job."""
+        self.record.progress.update(values)
+        with contextlib.suppress(CpcError):
+            self._store.save(self.record, use_reserve=False)
+
+    def save(self) -> None:
+        """Save the record, from the reserve if need be. Raises CpcError (3)."""
+        self._store.save(self.record, use_reserve=True)
+
+    def finish(
+        self,
+        state: str,
+        *,
+        result: dict[str, Any] | None = None,
+        error: CpcError | None = None,
+        exit_code: int | None = None,
+    ) -> None:
+        """End the job with one of ENDED; the file stays readable."""
+        assert state in ENDED
+        self._close_phase(time.monotonic())
+        self.record.state = state
+        self.record.result = result or {}
+        self.record.finished = _now()
+        if error is not None:
+            self.record.error = error.as_dict()
+            self.record.exit_code = int(error.exit_code)
+        if exit_code is not None:
+            self.record.exit_code = exit_code
+        elif error is None:
+            self.record.exit_code = int(ExitCode.OK)
+        self.save()
+        self._store.drop_reserve(self.record.id)
+
+    def _close_phase(self, now: float) -> None:
+        if self.record.phases and self.record.phases[-1]["seconds"] is None:
+            self.record.phases[-1]["seconds"] = round(now - self._phase_begin, 6)
+
+
+class JobStore:
+    """The job files in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def create(self, kind: str, vm: str, host: str, **data: Any) -> Job:
+        """Make a job file and its reserve, before anything else starts.
+
+        Raises CpcError (3) when there is no room for both.
+        """
+        make_folder(self.folder)
+        me = ProcessId.myself()
+        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+        record = Record(
+            id=f"{stamp}-{secrets.token_hex(2)}",
+            kind=kind,
+            vm=vm,
+            host=host,
+            state=RUNNING,
+            created=_now(),
+            pid=me.pid,
+            pid_started=me.started,
+            data=data,
+        )
+        reserve = self._reserve(record.id)
+        try:
+            fd = os.open(reserve, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, RESERVE)
+            finally:
+                os.close(fd)
+            self.save(record, use_reserve=False)
+        except OSError as error:
+            self.drop_reserve(record.id)
+            raise disk_error(reserve, error) from error
+        except CpcError:
+            self.drop_reserve(record.id)
+            raise
+        return Job(self, record, time.monotonic())
+
+    def adopt(self, record: Record) -> Job:
+        """Go on with a job whose controller is gone, as this process."""
+        me = ProcessId.myself()
+        record.pid, record.pid_started = me.pid, me.started
+        record.state = RUNNING
+        job = Job(self, record, time.monotonic())
+        job.save()
+        return job
+
+    def load(self, job_id: str) -> Record:
+        """Read a job. Raises CpcError (2) when unknown, (5) when damaged."""
+        path = self._path(job_id)
+        try:
+            document = json.loads(path.read_bytes())
+            known = {entry.name for entry in fields(Record)}
+            return Record(**{key: value for key, value in document.items() if key in known})
+        except FileNotFoundError:
+            raise CpcError(
+                f"no job {job_id} on this host",
+                exit_code=ExitCode.USAGE,
+                hint="cpcctl job list",
+            ) from None
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise CpcError(
+                f"the job file {path} is damaged",
+                exit_code=ExitCode.UNPROVEN,
+                cause=str(error),
+                hint="cpcctl vm list, on both hosts",
+            ) from error
+
+    def list(self, vm: str | None = None) -> list[Record]:
+        """Every readable job, oldest first."""
+        records = []
+        for path in sorted(self.folder.glob("*.json")):
+            with contextlib.suppress(CpcError):
+                record = self.load(path.stem)
+                if vm is None or record.vm == vm:
+                    records.append(record)
+        return records
+
+    def save(self, record: Record, *, use_reserve: bool) -> None:
+        """Write a job file. Raises CpcError (3) when the disk is full."""
+        record.updated = _now()
+        data = json.dumps(asdict(record), indent=1).encode()
+        path = self._path(record.id)
+        try:
+            try:
+                write_atomic(path, data)
+            except OSError as error:
+                if not use_reserve or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                self.drop_reserve(record.id)
+                write_atomic(path, data)
+        except OSError as error:
+            raise disk_error(path, error) from error
+
+    def drop_reserve(self, job_id: str) -> None:
+        """Give the reserve back; missing is fine."""
+        with contextlib.suppress(OSError):
+            self._reserve(job_id).unlink()
+
+    def _path(self, job_id: str) -> Path:
+        if not JOB_ID.fullmatch(job_id):
+            raise CpcError(
+                f"{job_id!r} is not a job id", exit_code=ExitCode.USAGE, hint="cpcctl job list"
+            )
+        return self.folder / f"{job_id}.json"
+
+    def _reserve(self, job_id: str) -> Path:
+        return self.folder / f".{job_id}.reserve"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
