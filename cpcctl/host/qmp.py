@@ -199,6 +199,8 @@ class Qmp:
         # Already gone is as good: nothing is owed to it.
         with contextlib.suppress(QMPError, OSError, EOFError, TimeoutError, QmpGone):
             self._run(self._client.disconnect(), 5.0)
+        with contextlib.suppress(TimeoutError, QmpGone):
+            self._run(self._end_tasks(), 5.0)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5.0)
         if not self._thread.is_alive():
@@ -219,6 +221,12 @@ class Qmp:
             raise TimeoutError from None
         except concurrent.futures.CancelledError:
             raise QmpGone(f"QEMU of {self.label} died", None, self.host) from None
+
+    async def _end_tasks(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     async def _collect(self) -> None:
         watcher = asyncio.ensure_future(self._until_gone())

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds QEMU and the hvCPU firmware, and reads what they say about themselves."""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpcctl import abi
+from cpcctl.config.settings import Settings
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.host.qmp import Qmp, QmpGone
+
+LIBRARY = Path("/usr/lib/cpc")
+COMMANDS = frozenset(
+    {
+        "query-cpc",
+        "cpc-hvcpu-add",
+        "cpc-hvcpu-remove",
+        "cpc-wake",
+        "cpc-dirty-log",
+        "cpc-dirty-sync",
+        "cpc-save-device-state",
+        "cpc-load-device-state",
+    }
+)
+
+
+def _first(what: str, named: Path | None, usual: list[Path], fix: str) -> Path:
+    if named is not None:
+        if not named.is_file():
+            raise CpcError(f"no {what} at {named}", exit_code=ExitCode.USAGE, hint=fix)
+        return named
+    for path in usual:
+        if path.is_file():
+            return path
+    raise CpcError(
+        f"no {what} found",
+        exit_code=ExitCode.USAGE,
+        cause="looked at " + ", ".join(str(path) for path in usual),
+        hint=fix,
+    )
+
+
+def qemu_binary(settings: Settings) -> Path:
+    """The QEMU to use. Raises CpcError (2)."""
+    usual = [
+        settings.cache_dir / "current" / "qemu" / "bin" / "qemu-system-x86_64",
+        LIBRARY / "qemu" / "bin" / "qemu-system-x86_64",
+    ]
+    return _first("patched QEMU", settings.qemu, usual, "make qemu, or set CPCCTL_QEMU")
+
+
+def qemu_data(settings: Settings, qemu: Path) -> Path | None:
+    """The folder with SeaBIOS for -L; None leaves it to QEMU."""
+    if settings.qemu_data is not None:
+        return settings.qemu_data
+    beside = qemu.parent.parent / "share" / "qemu"
+    return beside if beside.is_dir() else None
+
+
+def firmware_image(settings: Settings) -> Path:
+    """The firmware to use. Raises CpcError (2)."""
+    usual = [
+        settings.cache_dir / "current" / "firmware" / "cpc-firmware.bin",
+        LIBRARY / "cpc-firmware.bin",
+    ]
+    return _first(
+        "hvCPU firmware", settings.firmware, usual, "make firmware, or set CPCCTL_FIRMWARE"
+    )
+
+
+def firmware_version(path: Path) -> str:
+    """The version in an image's header. Raises CpcError (3) for no such image."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(ctypes.sizeof(abi.ImageHeader))
+    except OSError as error:
+        raise CpcError(
+            f"the firmware {path} cannot be read", exit_code=ExitCode.REFUSED, cause=str(error)
+        ) from error
+    if len(data) < ctypes.sizeof(abi.ImageHeader):
+        why = f"it has only {len(data)} bytes"
+    else:
+        header = abi.ImageHeader.from_buffer_copy(data)
+        if header.magic == abi.IMAGE_MAGIC and header.abi == abi.ABI_VERSION:
+            return str(header.version.decode("ascii", "replace"))
+        why = f"magic {header.magic:#x}, ABI {header.abi}; expected ABI {abi.ABI_VERSION}"
+    raise CpcError(
+        f"{path} is not a firmware image of this version",
+        exit_code=ExitCode.REFUSED,
+        cause=why,
+        hint="make firmware",
+    )
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """What a QEMU binary says about itself.
+
+    version:  like "10.0.13"
+    machines: alias and name to the versioned name, e.g. q35 to pc-q35-10.0
+    missing:  QMP commands of ours that it does not have
+    """
+
+    version: str
+    machines: dict[str, str]
+    missing: tuple[str, ...]
+
+
+def probe(binary: Path, data: Path | None, timeout: float = 20.0) -> Qemu:
+    """Start a QEMU without a machine, ask it over QMP, end it.
+
+    Raises CpcError (4) with its stderr when it does not start.
+    """
+    ours, theirs = socket.socketpair()
+    argv = [str(binary), "-machine", "none", "-nodefaults", "-display", "none", "-S"]
+    argv += ["-no-user-config", *(("-L", str(data)) if data else ())]
+    argv += ["-chardev", f"socket,id=qmp,fd={theirs.fileno()}", "-mon", "chardev=qmp,mode=control"]
+    with tempfile.TemporaryFile() as log, ours:
+        try:
+            child = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(),),
+            )
+        except OSError as error:
+            theirs.close()
+            raise _does_not_run(binary, str(error)) from error
+        theirs.close()
+        try:
+            with Qmp.over(ours, timeout, label=binary.name) as qmp:
+                found = _ask(qmp)
+                qmp.execute("quit")
+            return found
+        except QmpGone as error:
+            log.seek(0)
+            words = log.read(4096).decode("utf-8", "replace").strip()
+            raise _does_not_run(binary, words or error.cause or error.message) from error
+        finally:
+            child.kill()
+            child.wait()
+
+
+def _does_not_run(binary: Path, cause: str) -> CpcError:
+    return CpcError(
+        f"QEMU {binary} does not run",
+        exit_code=ExitCode.UNREACHABLE,
+        cause=cause,
+        hint="cpcctl doctor",
+    )
+
+
+def _ask(qmp: Qmp) -> Qemu:
+    version = qmp.execute("query-version")["qemu"]
+    commands = {entry["name"] for entry in qmp.execute("query-commands")}
+    machines: dict[str, str] = {}
+    for entry in qmp.execute("query-machines"):
+        machines[entry["name"]] = entry["name"]
+        if "alias" in entry:
+            machines[entry["alias"]] = entry["name"]
+    return Qemu(
+        f"{version['major']}.{version['minor']}.{version['micro']}",
+        machines,
+        tuple(sorted(COMMANDS - commands)),
+    )

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A VM definition becomes QEMU's command line. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cpcctl.host.shm import Layout
+from cpcctl.vm.spec import Disk, Nic, VmSpec
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Where a command line finds and puts things on this host.
+
+    run, state: the VM's folders
+    incoming:   launched stopped, disks inactive, to receive a guest
+    """
+
+    qemu: Path
+    qemu_data: Path | None
+    firmware: Path
+    run: Path
+    state: Path
+    incoming: bool = False
+
+
+def layout(spec: VmSpec) -> Layout:
+    """The ring file such a VM needs."""
+    return Layout.of(spec.hvcpu_max, spec.ring_size, spec.max_memory)
+
+
+def command(spec: VmSpec, launch: Launch) -> list[str]:
+    """QEMU's argv for a definition whose machine type is versioned."""
+    argv = [str(launch.qemu)]
+    if launch.qemu_data:
+        argv += ["-L", str(launch.qemu_data)]
+    argv += ["-name", f"guest={_quoted(spec.name)},debug-threads=on"]
+    argv += ["-no-user-config", "-nodefaults", "-display", "none"]
+    argv += _machine(spec, launch)
+    argv += _memory(spec)
+    argv += _cpc(spec, launch)
+    argv += _control(spec, launch)
+    argv += _boot(spec)
+    for index, disk in enumerate(spec.disks):
+        argv += _disk(index, disk, launch.incoming)
+    for index, nic in enumerate(spec.nics):
+        argv += _nic(index, nic)
+    for device in spec.devices:
+        argv += ["-device", device]
+    if launch.incoming:
+        argv.append("-S")
+    return argv
+
+
+def _quoted(text: object) -> str:
+    """A value inside QEMU's key=value lists: a comma is written twice."""
+    return str(text).replace(",", ",,")
+
+
+def _machine(spec: VmSpec, launch: Launch) -> list[str]:
+    machine = f"{spec.machine},hvcpu-max={spec.hvcpu_max}"
+    if spec.memory_blocks == 1:
+        machine += ",memory-backend=ram0"
+    argv = []
+    if spec.uefi_code:
+        code = {"driver": "file", "filename": spec.uefi_code, "read-only": True}
+        argv += _blockdevs("uefi-code", code, "raw", False)
+        machine += ",pflash0=uefi-code"
+    if spec.uefi_vars:
+        store = {"driver": "file", "filename": spec.uefi_vars, "locking": "on"}
+        argv += _blockdevs("uefi-vars", store, "raw", launch.incoming)
+        machine += ",pflash1=uefi-vars"
+    argv += ["-machine", machine]
+    # Several hvCPUs and gvCPUs run at once only with a thread each.
+    argv += ["-accel", f"{spec.accel},thread=multi", "-cpu", spec.cpu]
+    argv += ["-smp", f"cpus={spec.vcpus},maxcpus={spec.max_vcpus}"]
+    return argv
+
+
+def _memory(spec: VmSpec) -> list[str]:
+    mib = spec.memory >> 20
+    size = f"size={mib}M"
+    if spec.max_memory > spec.memory:
+        size += f",slots=8,maxmem={spec.max_memory >> 20}M"
+    argv = ["-m", size]
+    each = spec.memory // spec.memory_blocks
+    for index in range(spec.memory_blocks):
+        # Shared, so that holes stay holes and are seen as absent pages.
+        argv += ["-object", f"memory-backend-memfd,id=ram{index},size={each},share=on"]
+        if spec.memory_blocks > 1:
+            argv += ["-numa", f"node,nodeid={index},memdev=ram{index}"]
+    return argv
+
+
+def _cpc(spec: VmSpec, launch: Launch) -> list[str]:
+    ring = _quoted(launch.run / "ring")
+    device = f"cpc,id=cpc,firmware={_quoted(launch.firmware)},shm=cpc-shm"
+    device += f",ring-size={spec.ring_size}"
+    if launch.incoming:
+        device += ",incoming=on"
+    return [
+        "-object",
+        f"memory-backend-file,id=cpc-shm,mem-path={ring},size={layout(spec).size},share=on",
+        "-device",
+        device,
+    ]
+
+
+def _control(spec: VmSpec, launch: Launch) -> list[str]:
+    argv = []
+    for name in ("qmp", "qmp-job"):
+        path = _quoted(launch.run / f"{name}.sock")
+        argv += ["-chardev", f"socket,id={name},path={path},server=on,wait=off"]
+        argv += ["-mon", f"chardev={name},mode=control"]
+    if spec.console == "serial":
+        path = _quoted(launch.run / "console.sock")
+        log = _quoted(launch.state / "console.log")
+        argv += [
+            "-chardev",
+            f"socket,id=console,path={path},server=on,wait=off,logfile={log},logappend=on",
+            "-serial",
+            "chardev:console",
+        ]
+    return argv
+
+
+def _boot(spec: VmSpec) -> list[str]:
+    argv = []
+    for option in ("kernel", "initrd", "append"):
+        value = getattr(spec, option)
+        if value is not None:
+            argv += [f"-{option}", value]
+    return argv
+
+
+def _blockdevs(name: str, file: dict[str, Any], fmt: str, inactive: bool) -> list[str]:
+    """A protocol node and a format node on it; inactive nodes hold no lock."""
+    extra = {"active": False} if inactive else {}
+    top: dict[str, Any] = {"driver": fmt, "node-name": name, "file": f"{name}-file"}
+    for key in ("cache", "read-only"):
+        if key in file:
+            top[key] = file[key]
+    nodes = ({**file, "node-name": f"{name}-file", **extra}, {**top, **extra})
+    argv = []
+    for node in nodes:
+        argv += ["-blockdev", json.dumps(node, sort_keys=True)]
+    return argv
+
+
+def _disk(index: int, disk: Disk, incoming: bool) -> list[str]:
+    file = {
+        "driver": "file",
+        "filename": disk.path,
+        "locking": "on",
+        "cache": {"direct": disk.cache == "none"},
+        "read-only": disk.readonly,
+    }
+    argv = _blockdevs(f"disk{index}", file, disk.format, incoming)
+    return [*argv, "-device", f"virtio-blk-pci,id=blk{index},drive=disk{index}"]
+
+
+def _nic(index: int, nic: Nic) -> list[str]:
+    # No option ROM: nothing boots from the network.
+    device = f"virtio-net-pci,id=nic{index},mac={nic.mac},romfile="
+    argv: list[str] = []
+    if nic.mode == "tap":
+        argv += ["-netdev", f"tap,id=net{index},ifname={nic.tap},script=no,downscript=no"]
+        device += f",netdev=net{index}"
+    elif nic.mode == "user":
+        forwards = "".join(f",hostfwd={_quoted(rule)}" for rule in nic.hostfwd)
+        argv += ["-netdev", f"user,id=net{index}{forwards}"]
+        device += f",netdev=net{index}"
+    return [*argv, "-device", device]
