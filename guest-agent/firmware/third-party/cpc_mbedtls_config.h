@@ -13,6 +13,8 @@
 #define MBEDTLS_PLATFORM_MEMORY
 #define MBEDTLS_PLATFORM_NO_STD_FUNCTIONS
 #define MBEDTLS_MEMORY_BUFFER_ALLOC_C
+/* A corrupted pool: end the call with an exception. */
+#define MBEDTLS_PLATFORM_EXIT_MACRO(status) __builtin_trap()
 
 /* AES only with AES-NI: table lookups would leak the key through the cache,
    so crypto_init() does not even try the suite on a CPU without it. */
@@ -31,6 +33,7 @@
 #define MBEDTLS_HKDF_C
 
 #define MBEDTLS_BIGNUM_C
+#define MBEDTLS_NO_UDBL_DIVISION   /* there is no libgcc */
 #define MBEDTLS_ECP_C
 #define MBEDTLS_ECP_DP_SECP384R1_ENABLED
 #define MBEDTLS_ECP_DP_CURVE25519_ENABLED

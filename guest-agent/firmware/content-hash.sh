@@ -1,0 +1,11 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Print a hash of everything the build depends on: our sources, the pins of the
+# libraries, and the compiler. Built things are kept under this name.
+set -eu
+cd -- "$(dirname -- "$0")"
+{
+    find . ../abi -type f ! -path '*/__pycache__/*' | LC_ALL=C sort | xargs sha256sum
+    "${CC:-gcc}" --version
+    "${LD:-ld}" --version
+} | sha256sum | cut -c1-16
