@@ -26,8 +26,8 @@ venv: packages
 qemu: packages
 	@sh patches/qemu/build.sh
 
-firmware: packages venv
-	@sh guest-agent/firmware/build.sh
+firmware: packages
+	@$(MAKE) -s -C guest-agent/firmware image >&2
 
 guest: packages
 	@$(SETUP) cpcctl.demo.image

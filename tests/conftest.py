@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all tests share: built things, two hosts, markers and the leak check."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cpcctl.demo.hosts import NoNamespaces, World
+from cpcctl.setup import store
+
+# Every process that a test starts inherits this, and is known by it.
+RUN = uuid.uuid4().hex
+RUN_MARK = f"CPC_TEST_RUN={RUN}"
+os.environ["CPC_TEST_RUN"] = RUN
+
+LEAK_SECONDS = 10.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--long: run the tests that take tens of minutes as well."""
+    parser.addoption("--long", action="store_true", help="run tests marked long as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Folders give markers; long tests need --long."""
+    here = Path(__file__).parent
+    for item in items:
+        folder = item.path.relative_to(here).parts[0]
+        if folder in ("onevm", "twohosts"):
+            item.add_marker(pytest.mark.vm)
+        if folder == "twohosts":
+            item.add_marker(pytest.mark.twohosts)
+            item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.slow)
+            if not config.getoption("--long"):
+                item.add_marker(pytest.mark.skip(reason="only with --long (make test-long)"))
+
+
+@dataclass(frozen=True)
+class Built:
+    """Where the things that `make setup` builds are."""
+
+    qemu: Path
+    qemu_data: Path
+    firmware: Path
+    vmlinuz: Path
+    tiny_initrd: Path
+    guest_initrd: Path
+
+
+@pytest.fixture(scope="session")
+def built() -> Built:
+    """Patched QEMU, firmware and guest. A failure, not a skip, when one lacks."""
+    current = store.root() / "current"
+    found = Built(
+        qemu=current / "qemu/bin/qemu-system-x86_64",
+        qemu_data=current / "qemu/share/qemu",
+        firmware=current / "firmware/cpc-firmware.bin",
+        vmlinuz=current / "guest/vmlinuz",
+        tiny_initrd=current / "guest/tiny.cpio",
+        guest_initrd=current / "guest/guest.cpio",
+    )
+    for name, path in vars(found).items():
+        if not path.exists():
+            pytest.fail(f"{name}: {path} is not there; run: make setup", pytrace=False)
+    return found
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """Two fresh hosts for one test."""
+    try:
+        hosts = World()
+    except NoNamespaces as error:
+        pytest.skip(f"this user may not make namespaces: {error}")
+    with hosts:
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def module_world() -> Iterator[World]:
+    """Two hosts shared by the tests of a module, which must not mind."""
+    try:
+        hosts = World()
+    except NoNamespaces as error:
+        pytest.skip(f"this user may not make namespaces: {error}")
+    with hosts:
+        yield hosts
+
+
+def our_processes() -> dict[int, str]:
+    """Processes of this run other than this one: id and command line."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        try:
+            if RUN_MARK.encode() in Path(f"/proc/{entry}/environ").read_bytes().split(b"\0"):
+                words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
+                found[int(entry)] = b" ".join(words).decode(errors="replace").strip()
+        except OSError:
+            continue
+    return found
+
+
+def places() -> set[str]:
+    """Files and devices that a VM could leave behind on this machine."""
+    shared = {f"/dev/shm/{n}" for n in os.listdir("/dev/shm") if "cpc" in n}
+    devices = {f"device {n}" for n in os.listdir("/sys/class/net") if n.startswith("tap")}
+    named = Path("/run/netns")
+    spaces = {f"netns {p.name}" for p in named.iterdir()} if named.is_dir() else set()
+    return shared | devices | spaces
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """After every module: no process, shared file, tap or namespace of ours."""
+    before, there = places(), our_processes()
+    yield
+    deadline = time.monotonic() + LEAK_SECONDS
+    while (left := set(our_processes()) - set(there)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if left:
+        words = our_processes()
+        pytest.fail("left running: " + "; ".join(words.get(pid, str(pid)) for pid in left))
+    fresh = places() - before
+    assert not fresh, f"left behind: {sorted(fresh)}"
