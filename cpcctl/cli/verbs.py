@@ -28,7 +28,7 @@ GROUPS: dict[str, str] = {
 
 
 def _grouped(group: str, name: str, text: str, module: str) -> Verb:
-    return Verb(f"{group} {name}", text, module, f"{name}_arguments", name)
+    return Verb(f"{group} {name}", text, module, f"{name}_arguments", f"{name}_run")
 
 
 VERBS: tuple[Verb, ...] = (

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cpcctl hvcpu add, remove, list and ping."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from cpcctl.cli.context import Context
+from cpcctl.cli.output import table
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.host.qmp import Qmp
+from cpcctl.host.state import Folders, VmLock
+from cpcctl.vm import lifecycle
+
+
+def _vm(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="VM", help="name of the VM")
+
+
+@contextlib.contextmanager
+def _locked(args: argparse.Namespace, ctx: Context, purpose: str) -> Iterator[lifecycle.Vm]:
+    """The VM, with nobody else using its hvCPUs meanwhile."""
+    vm = lifecycle.attach(ctx.settings, args.name)
+    with VmLock.take(Folders.of(ctx.settings), args.name, purpose):
+        yield vm
+
+
+def _active(qmp: Qmp) -> dict[int, dict[str, Any]]:
+    entries = qmp.require_cpc()["hvcpus"]
+    return {entry["id"]: entry for entry in entries if entry["state"] != "inactive"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of hvcpu add."""
+    _vm(parser)
+    parser.add_argument(
+        "--count", type=int, default=1, metavar="N", help="how many to add (default: 1)"
+    )
+
+
+def add_run(args: argparse.Namespace, ctx: Context) -> int:
+    """Activate hvCPUs; all of them or none."""
+    if args.count < 1:
+        raise CpcError("--count must be at least 1", exit_code=ExitCode.USAGE)
+    with _locked(args, ctx, "hvcpu add") as vm, vm.qmp() as qmp:
+        room = qmp.require_cpc()["hvcpu-max"] - len(_active(qmp))
+        if args.count > room:
+            raise CpcError(
+                f"VM {args.name} has room for {room} more hvCPUs",
+                exit_code=ExitCode.REFUSED,
+                cause="hvcpu_max is fixed when a VM is started",
+                hint=f"cpcctl hvcpu list {args.name}",
+            )
+        added: list[int] = []
+        try:
+            for _ in range(args.count):
+                added.append(qmp.execute("cpc-hvcpu-add")["id"])
+        except CpcError:
+            for number in added:
+                qmp.execute("cpc-hvcpu-remove", id=number)
+            raise
+    numbers = ", ".join(map(str, added))
+    ctx.out.result({"name": args.name, "added": added}, f"added hvCPU {numbers}")
+    return 0
+
+
+def remove_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of hvcpu remove."""
+    _vm(parser)
+    parser.add_argument("id", type=int, metavar="ID", help="number of the hvCPU")
+
+
+def remove_run(args: argparse.Namespace, ctx: Context) -> int:
+    """Deactivate an hvCPU; one that is not active is fine."""
+    with _locked(args, ctx, "hvcpu remove") as vm, vm.qmp() as qmp:
+        _check_number(args, vm)
+        changed = args.id in _active(qmp)
+        if changed:
+            qmp.execute("cpc-hvcpu-remove", id=args.id)
+    text = f"removed hvCPU {args.id}" if changed else f"hvCPU {args.id} is not active"
+    ctx.out.result({"name": args.name, "id": args.id, "changed": changed}, text)
+    return 0
+
+
+def _check_number(args: argparse.Namespace, vm: lifecycle.Vm) -> None:
+    if not 0 <= args.id < vm.spec.hvcpu_max:
+        raise CpcError(
+            f"VM {args.name} has no hvCPU {args.id}",
+            exit_code=ExitCode.USAGE,
+            cause=f"hvcpu_max is {vm.spec.hvcpu_max}; numbers begin at 0",
+            hint=f"cpcctl hvcpu list {args.name}",
+        )
+
+
+def list_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of hvcpu list."""
+    _vm(parser)
+
+
+def list_run(args: argparse.Namespace, ctx: Context) -> int:
+    """List every hvCPU of a VM, inactive ones too."""
+    vm = lifecycle.attach(ctx.settings, args.name)
+    with vm.qmp() as qmp:
+        entries = qmp.require_cpc()["hvcpus"]
+    found = [
+        {
+            "id": entry["id"],
+            "state": entry["state"],
+            "thread_id": entry["thread-id"],
+            "wakes": entry["wakes"],
+            "reason": entry.get("reason"),
+        }
+        for entry in entries
+    ]
+    rows = [
+        (entry["id"], entry["state"], entry["thread_id"], entry["wakes"], entry["reason"] or "")
+        for entry in found
+    ]
+    ctx.out.result(found, table(("ID", "STATE", "THREAD", "WAKES", "REASON"), rows))
+    return 0
+
+
+def ping_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of hvcpu ping."""
+    _vm(parser)
+    parser.add_argument(
+        "id", type=int, nargs="?", metavar="ID", help="number of the hvCPU (default: all)"
+    )
+
+
+def ping_run(args: argparse.Namespace, ctx: Context) -> int:
+    """Call the firmware and show its answer and how long it took."""
+    answers = []
+    with _locked(args, ctx, "hvcpu ping") as vm, vm.qmp() as qmp, vm.rings() as rings:
+        if args.id is not None:
+            _check_number(args, vm)
+        active = _active(qmp)
+        numbers = sorted(active) if args.id is None else [args.id]
+        if not numbers or any(number not in active for number in numbers):
+            missing = "no hvCPU" if args.id is None else f"hvCPU {args.id} not"
+            raise CpcError(
+                f"VM {args.name} has {missing} active",
+                exit_code=ExitCode.UNREACHABLE,
+                hint=f"cpcctl hvcpu add {args.name}",
+            )
+        for number in numbers:
+            answers.append(vm.hvcpu(qmp, rings, number).ping())
+    rows = [
+        (a.hvcpu, a.version, a.platform, ",".join(a.suites), a.calls, f"{a.seconds * 1e6:.0f} us")
+        for a in answers
+    ]
+    columns = ("ID", "FIRMWARE", "PLATFORM", "SUITES", "CALLS", "TIME")
+    ctx.out.result([asdict(answer) for answer in answers], table(columns, rows))
+    return 0

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cpcctl vm start, stop, list and status."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+from cpcctl.cli.context import Context
+from cpcctl.cli.output import pairs, size, table
+from cpcctl.vm import lifecycle, spec
+
+
+def start_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of vm start."""
+    parser.add_argument("file", metavar="FILE", help="YAML definition of the VM")
+    parser.add_argument(
+        "--print-command",
+        action="store_true",
+        help="print QEMU's command line and start nothing",
+    )
+
+
+def start_run(args: argparse.Namespace, ctx: Context) -> int:
+    """Start a VM and say what was made."""
+    wanted = spec.load(Path(args.file))
+    if args.print_command:
+        resolved, _ = lifecycle.resolve(ctx.settings, wanted)
+        argv = lifecycle.command_line(ctx.settings, resolved)
+        ctx.out.result({"argv": argv}, shlex.join(argv))
+        return 0
+    vm = lifecycle.start(ctx.settings, wanted)
+    found = lifecycle.status(ctx.settings, vm.name)
+    trusted = found.get("trusted_bytes", 0)
+    ctx.out.note(lifecycle.PROTECTION[vm.spec.platform])
+    ctx.out.result(
+        found,
+        f"started {vm.name}: {vm.spec.machine}, {size(vm.spec.memory)}, "
+        f"{vm.spec.vcpus} gvCPU, {vm.spec.hvcpus} of {vm.spec.hvcpu_max} hvCPUs, "
+        f"trusted memory {size(trusted)}",
+    )
+    return 0
+
+
+def stop_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of vm stop."""
+    parser.add_argument("name", metavar="VM", help="name of the VM")
+    parser.add_argument("--force", action="store_true", help="do not wait for the guest")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long the guest may take to shut down (default: 60)",
+    )
+
+
+def stop_run(args: argparse.Namespace, ctx: Context) -> int:
+    """Stop a VM; one that does not run is fine."""
+    ran = lifecycle.stop(ctx.settings, args.name, force=args.force, timeout=args.timeout)
+    text = f"stopped {args.name}" if ran else f"{args.name} does not run"
+    ctx.out.result({"name": args.name, "changed": ran}, text)
+    return 0
+
+
+def list_arguments(parser: argparse.ArgumentParser) -> None:
+    """vm list has no arguments."""
+
+
+def list_run(args: argparse.Namespace, ctx: Context) -> int:
+    """List every VM of this host."""
+    found = lifecycle.list_all(ctx.settings)
+    rows = [
+        (
+            vm["name"],
+            vm["state"],
+            size(vm["memory"]) if "memory" in vm else "-",
+            vm.get("gvcpus", "-"),
+            f"{len(vm['hvcpus'])}/{vm['hvcpu_max']}" if "hvcpus" in vm else "-",
+            vm.get("machine", "-"),
+        )
+        for vm in found
+    ]
+    text = table(("NAME", "STATE", "MEMORY", "GVCPUS", "HVCPUS", "MACHINE"), rows)
+    ctx.out.result(found, text)
+    return 0
+
+
+def status_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of vm status."""
+    parser.add_argument("name", metavar="VM", help="name of the VM")
+
+
+def status_run(args: argparse.Namespace, ctx: Context) -> int:
+    """Show one VM."""
+    found = lifecycle.status(ctx.settings, args.name)
+    ctx.out.result(found, pairs((name, _shown(name, value)) for name, value in found.items()))
+    return 0
+
+
+def _shown(name: str, value: Any) -> str:
+    if name in ("memory", "trusted_bytes"):
+        return size(value)
+    if name == "hvcpus":
+        return ", ".join(f"{entry['id']} {entry['state']}" for entry in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

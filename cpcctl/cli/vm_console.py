@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cpcctl vm console: the terminal and the guest's serial port, joined."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import selectors
+import socket
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+
+from cpcctl.cli.context import Context
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.vm import lifecycle
+
+# Ctrl-], as telnet and virsh console.
+LEAVE = b"\x1d"
+
+
+def console_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of vm console."""
+    parser.add_argument("name", metavar="VM", help="name of the VM")
+
+
+def console_run(args: argparse.Namespace, ctx: Context) -> int:
+    """Join until Ctrl-], the end of the input, or the end of the guest."""
+    vm = lifecycle.attach(ctx.settings, args.name)
+    if vm.spec.console == "none":
+        raise CpcError(f"VM {args.name} has no console", exit_code=ExitCode.USAGE)
+    with socket.socket(socket.AF_UNIX) as line:
+        try:
+            line.connect(str(vm.paths.console))
+        except OSError as error:
+            raise CpcError(
+                f"the console of VM {args.name} cannot be reached",
+                exit_code=ExitCode.UNREACHABLE,
+                cause=str(error),
+                hint=f"cpcctl vm status {args.name}",
+            ) from error
+        ctx.out.note(f"connected to {args.name}; leave with Ctrl-]")
+        with _raw_terminal(sys.stdin.fileno()):
+            _join(line, sys.stdin.fileno(), sys.stdout.fileno())
+    return 0
+
+
+@contextlib.contextmanager
+def _raw_terminal(fd: int) -> Iterator[None]:
+    if not os.isatty(fd):
+        yield
+        return
+    before = termios.tcgetattr(fd)
+    try:
+        tty.setraw(fd)
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def _join(line: socket.socket, source: int, sink: int) -> None:
+    with selectors.DefaultSelector() as selector:
+        selector.register(line, selectors.EVENT_READ)
+        selector.register(source, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fd == source:
+                    typed = os.read(source, 4096)
+                    line.sendall(typed.partition(LEAVE)[0])
+                    if not typed or LEAVE in typed:
+                        return
+                else:
+                    shown = line.recv(65536)
+                    if not shown:
+                        return
+                    while shown:
+                        shown = shown[os.write(sink, shown) :]

@@ -1,0 +1,409 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of a VM on this host: start, find again, look at, stop, forget."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from signal import SIGKILL, SIGTERM
+from typing import Any
+
+from cpcctl.config.settings import Settings
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.host import find
+from cpcctl.host.firmware import Hvcpu
+from cpcctl.host.process import ProcessId, spawn
+from cpcctl.host.qmp import Qmp, QmpGone
+from cpcctl.host.shm import RingFile
+from cpcctl.host.state import (
+    Folders,
+    VmLock,
+    VmPaths,
+    disk_error,
+    make_folder,
+    remove_tree,
+    write_atomic,
+)
+from cpcctl.vm import command as commands
+from cpcctl.vm import spec as specs
+from cpcctl.vm.spec import VmSpec
+
+START_TIMEOUT = 60.0
+# QEMU itself, its devices and its translated code.
+OVERHEAD = 256 << 20
+PROTECTION = {
+    "plain": "plain: memory is not hidden from this host's root; "
+    "the guest and the network cannot read what its hvCPUs hold",
+}
+
+
+@dataclass
+class Vm:
+    """A VM whose QEMU runs on this host."""
+
+    name: str
+    spec: VmSpec
+    paths: VmPaths
+    process: ProcessId
+    argv: list[str]
+    host: str
+    # Kept so that a QEMU we started ourselves does not stay a zombie.
+    child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """True while its QEMU runs."""
+        if self.child is not None:
+            self.child.poll()
+        return self.process.alive
+
+    def qmp(self, *, job: bool = False, timeout: float = 10.0) -> Qmp:
+        """A QMP session; jobs have a socket of their own. Raises QmpGone."""
+        path = self.paths.qmp_job if job else self.paths.qmp
+        return Qmp.connect(path, timeout, label=f"VM {self.name}", host=self.host)
+
+    def rings(self) -> RingFile:
+        """Its ring file, mapped. Raises CpcError (4)."""
+        return RingFile.open(self.paths.ring)
+
+    def hvcpu(self, qmp: Qmp, rings: RingFile, number: int) -> Hvcpu:
+        """One of its hvCPUs, to call."""
+        return Hvcpu(qmp, rings, number)
+
+    def kill(self) -> None:
+        """End its QEMU at once; the guest is gone. Waits until it is."""
+        self.process.signal(SIGTERM)
+        if not self.process.wait_gone(5.0):
+            self.process.signal(SIGKILL)
+            self.process.wait_gone(5.0)
+        if self.child is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.child.wait(1.0)
+
+
+def attach(settings: Settings, name: str) -> Vm:
+    """The running VM of that name.
+
+    Raises CpcError (2) when this host has none, (4) when its QEMU is gone.
+    """
+    folders = Folders.of(settings)
+    paths = folders.vm(name)
+    if not paths.definition.exists():
+        raise CpcError(
+            f"no VM {name} on {settings.host}", exit_code=ExitCode.USAGE, hint="cpcctl vm list"
+        )
+    vm = _recorded(settings, name, paths)
+    if vm is None or not vm.alive:
+        raise CpcError(
+            f"VM {name} does not run",
+            exit_code=ExitCode.UNREACHABLE,
+            host=settings.host,
+            cause=_log_tail(paths.log),
+            hint=f"cpcctl vm start {paths.definition}",
+        )
+    return vm
+
+
+def _recorded(settings: Settings, name: str, paths: VmPaths) -> Vm | None:
+    """What the files say, without looking whether it still runs."""
+    try:
+        document = json.loads(paths.process.read_bytes())
+        process = ProcessId(int(document["pid"]), int(document["started"]))
+        argv = [str(word) for word in document["argv"]]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CpcError(
+            f"{paths.process} is damaged; whether VM {name} runs is not known",
+            exit_code=ExitCode.UNPROVEN,
+            cause=str(error),
+            hint=f"ps ax | grep guest={name}",
+        ) from error
+    return Vm(name, specs.load(paths.definition), paths, process, argv, settings.host)
+
+
+def resolve(settings: Settings, spec: VmSpec) -> tuple[VmSpec, find.Qemu]:
+    """The definition with a versioned machine type, and the QEMU for it.
+
+    Raises CpcError (3) for an unpatched QEMU or an unknown machine type.
+    """
+    binary = find.qemu_binary(settings)
+    qemu = find.probe(binary, find.qemu_data(settings, binary))
+    if qemu.missing:
+        raise CpcError(
+            f"QEMU {binary} has no hvCPUs: it is not the patched one",
+            exit_code=ExitCode.REFUSED,
+            cause="it lacks " + ", ".join(qemu.missing),
+            hint="make qemu, or set CPCCTL_QEMU",
+        )
+    if spec.machine not in qemu.machines:
+        raise CpcError(
+            f"QEMU {binary} (version {qemu.version}) has no machine {spec.machine}",
+            exit_code=ExitCode.REFUSED,
+            hint=f"{binary} -machine help",
+        )
+    return replace(spec, machine=qemu.machines[spec.machine]), qemu
+
+
+def command_line(settings: Settings, spec: VmSpec, *, incoming: bool = False) -> list[str]:
+    """QEMU's argv for a resolved definition on this host."""
+    paths = Folders.of(settings).vm(spec.name)
+    binary = find.qemu_binary(settings)
+    return commands.command(
+        spec,
+        commands.Launch(
+            qemu=binary,
+            qemu_data=find.qemu_data(settings, binary),
+            firmware=find.firmware_image(settings),
+            run=paths.run,
+            state=paths.state,
+            incoming=incoming,
+        ),
+    )
+
+
+def available_memory() -> int:
+    """Bytes the kernel says can be used without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    raise CpcError("/proc/meminfo does not say how much memory is available")
+
+
+def start(
+    settings: Settings, spec: VmSpec, *, incoming: bool = False, lock: VmLock | None = None
+) -> Vm:
+    """Start a VM and add its hvCPUs. Either it runs, or nothing is left of it.
+
+    incoming: stopped, disks inactive, to receive a guest
+    lock:     when the caller holds the VM's lock already
+    Raises CpcError: 3 refused before anything started (already running here,
+    too little memory, wrong QEMU), 4 QEMU or the firmware did not come up,
+    with QEMU's own words.
+    """
+    if lock is None:
+        with VmLock.take(Folders.of(settings), spec.name, "vm start") as held:
+            return start(settings, spec, incoming=incoming, lock=held)
+    paths = Folders.of(settings).vm(spec.name)
+    existing = _recorded(settings, spec.name, paths)
+    if existing is not None and existing.alive:
+        raise CpcError(
+            f"VM {spec.name} runs on {settings.host} already",
+            exit_code=ExitCode.REFUSED,
+            hint=f"cpcctl vm status {spec.name}",
+        )
+    _check_memory(settings, spec)
+    _check_files(settings, spec)
+    find.firmware_version(find.firmware_image(settings))
+    spec, _ = resolve(settings, spec)
+    argv = command_line(settings, spec, incoming=incoming)
+    remove_tree(paths.run)
+    make_folder(paths.run)
+    make_folder(paths.state)
+    try:
+        return _launch(settings, spec, paths, argv)
+    except BaseException:
+        remove_tree(paths.run)
+        raise
+
+
+def _check_memory(settings: Settings, spec: VmSpec) -> None:
+    need = spec.memory + OVERHEAD + commands.layout(spec).size
+    free = available_memory()
+    if need > free:
+        raise CpcError(
+            f"too little memory on {settings.host} for VM {spec.name}",
+            exit_code=ExitCode.REFUSED,
+            host=settings.host,
+            cause=f"{need >> 20} MiB needed, QEMU and rings included; {free >> 20} MiB available",
+            hint="cpcctl vm list",
+        )
+
+
+def _check_files(settings: Settings, spec: VmSpec) -> None:
+    named = [spec.kernel, spec.initrd, spec.uefi_code, spec.uefi_vars]
+    for path in [*named, *(disk.path for disk in spec.disks)]:
+        if path is not None and not Path(path).exists():
+            raise CpcError(
+                f"VM {spec.name} needs {path}, which is not there",
+                exit_code=ExitCode.REFUSED,
+                host=settings.host,
+                hint=f"ls -l {path}",
+            )
+
+
+def _launch(settings: Settings, spec: VmSpec, paths: VmPaths, argv: list[str]) -> Vm:
+    try:
+        write_atomic(paths.definition, specs.dump(spec).encode())
+        paths.log.write_bytes(b"")
+        RingFile.create(paths.ring, commands.layout(spec)).close()
+        child = spawn(argv, paths.log)
+    except OSError as error:
+        raise disk_error(paths.state, error) from error
+    process = ProcessId.of(child.pid)
+    assert process is not None, "a child stays until it is waited for"
+    vm = Vm(spec.name, spec, paths, process, argv, settings.host, child)
+    try:
+        record = {"pid": process.pid, "started": process.started, "argv": argv}
+        try:
+            write_atomic(paths.process, json.dumps(record).encode())
+        except OSError as error:
+            raise disk_error(paths.process, error) from error
+        with _first_contact(vm) as qmp:
+            qmp.require_cpc()
+            for number in range(spec.hvcpus):
+                qmp.execute("cpc-hvcpu-add", id=number)
+            if spec.hvcpus:
+                with vm.rings() as rings:
+                    vm.hvcpu(qmp, rings, 0).ping(timeout=30.0)
+    except BaseException:
+        vm.kill()
+        raise
+    return vm
+
+
+def _first_contact(vm: Vm) -> Qmp:
+    """Connect to a QEMU that is just starting, as soon as it listens."""
+    deadline = time.monotonic() + START_TIMEOUT
+    while True:
+        if not vm.alive:
+            raise CpcError(
+                f"QEMU of VM {vm.name} ended at once",
+                exit_code=ExitCode.UNREACHABLE,
+                host=vm.host,
+                cause=_log_tail(vm.paths.log),
+                hint="cpcctl doctor",
+            )
+        if vm.paths.qmp.is_socket():
+            # Between bind and listen a connection is refused: try again.
+            with contextlib.suppress(QmpGone):
+                return vm.qmp(timeout=max(0.1, deadline - time.monotonic()))
+        if time.monotonic() > deadline:
+            raise CpcError(
+                f"QEMU of VM {vm.name} did not answer within {START_TIMEOUT:g} s",
+                exit_code=ExitCode.UNREACHABLE,
+                host=vm.host,
+                cause=_log_tail(vm.paths.log),
+            )
+        time.sleep(0.005)
+
+
+def stop(
+    settings: Settings,
+    name: str,
+    *,
+    force: bool,
+    timeout: float = 60.0,
+    lock: VmLock | None = None,
+) -> bool:
+    """Shut a guest down; with force end its QEMU at once.
+
+    Returns False when it did not run. Raises CpcError (6) when the guest did
+    not shut down in time; it runs on.
+    """
+    if lock is None:
+        with VmLock.take(Folders.of(settings), name, "vm stop") as held:
+            return stop(settings, name, force=force, timeout=timeout, lock=held)
+    paths = Folders.of(settings).vm(name)
+    if not paths.definition.exists():
+        raise CpcError(
+            f"no VM {name} on {settings.host}", exit_code=ExitCode.USAGE, hint="cpcctl vm list"
+        )
+    vm = _recorded(settings, name, paths)
+    if vm is None or not vm.alive:
+        remove_tree(paths.run)
+        return False
+    if force:
+        vm.kill()
+    else:
+        with vm.qmp() as qmp:
+            qmp.execute("system_powerdown")
+        if not vm.process.wait_gone(timeout):
+            raise CpcError(
+                f"VM {name} did not shut down within {timeout:g} s and runs on",
+                exit_code=ExitCode.TIMED_OUT,
+                hint=f"cpcctl vm stop --force {name}",
+            )
+    remove_tree(paths.run)
+    return True
+
+
+def forget(settings: Settings, name: str) -> None:
+    """Remove every file of a VM that does not run here (any more).
+
+    Raises CpcError (5) when it does run.
+    """
+    paths = Folders.of(settings).vm(name)
+    vm = _recorded(settings, name, paths)
+    if vm is not None and vm.alive:
+        raise CpcError(
+            f"VM {name} still runs on {settings.host}", exit_code=ExitCode.UNPROVEN
+        )
+    remove_tree(paths.run)
+    remove_tree(paths.state)
+
+
+def status(settings: Settings, name: str) -> dict[str, Any]:
+    """What is known of a VM, never an error for one that is broken.
+
+    state: stopped, unreachable, frozen, or QEMU's run state (running, paused,
+    postmigrate, ...); with it, from a QEMU that answers: hvcpus, gvcpus,
+    trusted_bytes, firmware_version.
+    """
+    paths = Folders.of(settings).vm(name)
+    if not paths.definition.exists():
+        raise CpcError(
+            f"no VM {name} on {settings.host}", exit_code=ExitCode.USAGE, hint="cpcctl vm list"
+        )
+    found: dict[str, Any] = {"name": name, "host": settings.host, "state": "stopped"}
+    try:
+        spec = specs.load(paths.definition)
+        vm = _recorded(settings, name, paths)
+    except CpcError as error:
+        return {**found, "state": "unreachable", "error": error.message}
+    found |= {"memory": spec.memory, "machine": spec.machine, "platform": spec.platform}
+    if vm is None or not vm.alive:
+        return found
+    found["pid"] = vm.process.pid
+    try:
+        with vm.qmp(timeout=5.0) as qmp:
+            return found | _live(qmp)
+    except CpcError as error:
+        return {**found, "state": "unreachable", "error": error.cause or error.message}
+
+
+def _live(qmp: Qmp) -> dict[str, Any]:
+    info = qmp.require_cpc()
+    run_state = qmp.execute("query-status")["status"]
+    return {
+        "state": "frozen" if info["frozen"] else run_state,
+        "incoming": info["incoming"],
+        "gvcpus": info["gvcpus"],
+        "hvcpu_max": info["hvcpu-max"],
+        "hvcpus": [entry for entry in info["hvcpus"] if entry["state"] != "inactive"],
+        "trusted_bytes": info["trusted-bytes"],
+        "firmware_version": info["firmware-version"],
+    }
+
+
+def list_all(settings: Settings) -> list[dict[str, Any]]:
+    """status() of every VM of this host."""
+    found = []
+    for name in Folders.of(settings).vm_names():
+        # One that disappears while we look is not listed.
+        with contextlib.suppress(CpcError):
+            found.append(status(settings, name))
+    return found
+
+
+def _log_tail(log: Path) -> str | None:
+    """QEMU's last words, at most 2 KiB."""
+    try:
+        text = log.read_bytes()[-2048:].decode("utf-8", "replace").strip()
+    except OSError:
+        return None
+    return text or None
