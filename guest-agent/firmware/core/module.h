@@ -19,6 +19,8 @@ struct module {
     /* Entry points by function number; NULL where there is none. */
     uint32_t (*const *functions)(struct call *call);
     uint32_t count;
+    /* Once, before any call; may be NULL, as the next two. */
+    void (*start)(void *state);
     /* Before an entry point; anything but CPC_S_OK refuses the call. */
     uint32_t (*enter)(struct call *call, uint32_t function);
     /* After it, also when it faulted (CPC_S_FAULT) or enter refused. */

@@ -136,6 +136,11 @@ uint32_t firmware_init(void)
         hvcpu->ring.data = arch_ring_data(i);
         hvcpu->ring.size = boot->ring_size;
     }
+    for (uint32_t i = 0; i < module_count; i++) {    /* <= MODULE_LIMIT */
+        if (module_table[i] != NULL && module_table[i]->start != NULL) {
+            module_table[i]->start(runtime->module_state[i]);
+        }
+    }
     runtime->suites = crypto_init();
     if (runtime->suites == 0) {
         runtime->init_status = CPC_S_KNOWN_ANSWER;
