@@ -25,6 +25,7 @@ from cpcctl.demo.keeper import HOSTS, SUBNET
 
 GUEST_ADDRESS = f"{SUBNET}.10"
 START_SECONDS = 20.0
+ROOM_BYTES = 512 << 20
 TOP = Path(__file__).resolve().parents[2]
 
 
@@ -109,8 +110,7 @@ class World:
 
         self.cache = cache or store.root()
         self._own = folder is None
-        # Short: UNIX socket paths end at 108 bytes.
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="cpc-", dir="/tmp"))
+        self.folder = folder or _fresh_folder()
         self._keeper = self._start()
         self._target = self._keeper_pid()
         self.hosts = {
@@ -210,6 +210,22 @@ class World:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _fresh_folder() -> Path:
+    """A folder in memory, named after this process; those of dead ones go.
+
+    In memory, because ring files on a disk would be written back all the time.
+    The name is short: UNIX socket paths end at 108 bytes.
+    """
+    shm = Path("/dev/shm")
+    room = os.statvfs(shm) if shm.is_dir() else None
+    base = shm if room and room.f_bavail * room.f_frsize > ROOM_BYTES else Path("/tmp")
+    for old in base.glob("cpc-world-*-*"):
+        owner = old.name.split("-")[2]
+        if not Path(f"/proc/{owner}").exists() and old.stat().st_uid == os.geteuid():
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"cpc-world-{os.getpid()}-", dir=base))
 
 
 def wait_until(what: str, check: Any, seconds: float, pause: float = 0.05) -> Any:

@@ -143,7 +143,9 @@ def fetch(packages: list[str], suite: str) -> list[Path]:
     """Download packages (without what they depend on); returns the files."""
     config = _updated(suite, "deb")
     archives = config.parent / "cache" / "archives"
-    names = _run(config, ["apt-get", "download", "--print-uris", *packages], archives)
+    # Asked in an empty folder: of files that are there it would say nothing.
+    empty = config.parent / "empty"
+    names = _run(config, ["apt-get", "download", "--print-uris", *packages], empty)
     # apt checks what is there already against the lists and keeps it.
     _run(config, ["apt-get", "download", "-q", *packages], archives)
     return [archives / line.split()[1] for line in names.splitlines() if line.startswith("'")]

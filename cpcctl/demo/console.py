@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Talks to the shell on a guest's serial console, over QEMU's UNIX socket."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from pathlib import Path
+
+READY = "CPC-READY"
+
+
+class ConsoleError(Exception):
+    """The guest did not answer in time, or a command failed; has its output."""
+
+
+class Console:
+    """One connection to a console socket. Close it before a migration moves the
+    guest: the destination has a socket of its own."""
+
+    def __init__(self, path: Path, timeout: float = 10.0) -> None:
+        """Raises OSError when nothing listens there."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout)
+        self._socket.connect(str(path))
+        self._text = ""
+        self._number = 0
+
+    def run(self, command: str, timeout: float = 120.0) -> str:
+        """Output of a shell command in the guest.
+
+        Raises ConsoleError when its exit status is not 0, or after timeout.
+        """
+        self._number += 1
+        mark = f"cpc{self._number}x{time.monotonic_ns()}"
+        # The echo of this line has the quotes; only the output has them not.
+        line = f"{{ {command}; }} 2>&1; echo {mark[:4]}''{mark[4:]} $?\n"
+        # A line longer than the terminal's buffer would be cut silently.
+        if len(line) > 3000:
+            raise ConsoleError("the command is too long for the console")
+        self._text = ""
+        self._socket.sendall(line.encode())
+        found = self._until(re.compile(re.escape(mark) + r" (\d+)"), timeout, command)
+        body = self._text[: found.start()].replace("\r", "")
+        # Drop the echo, wrapped or not: it ends where the status was asked for.
+        output = body.rsplit(f"{mark[4:]} $?", 1)[-1].lstrip("\n")
+        if found[1] != "0":
+            raise ConsoleError(f"{command}: exit status {found[1]}: {output.strip()[-2000:]}")
+        return output
+
+    def wait_ready(self, log: Path, timeout: float) -> None:
+        """Until the guest has said in its console log that all has started."""
+        end = time.monotonic() + timeout
+        while True:
+            text = log.read_text(errors="replace") if log.exists() else ""
+            if READY in text:
+                return
+            if time.monotonic() > end:
+                raise ConsoleError(f"the guest is not ready after {timeout:g} s: {text[-2000:]}")
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _until(self, wanted: re.Pattern[str], timeout: float, what: str) -> re.Match[str]:
+        end = time.monotonic() + timeout
+        while True:
+            found = wanted.search(self._text)
+            if found:
+                return found
+            left = end - time.monotonic()
+            if left <= 0:
+                raise ConsoleError(f"{what}: no answer in {timeout:g} s: {self._text[-2000:]}")
+            self._socket.settimeout(left)
+            try:
+                data = self._socket.recv(65536)
+            except TimeoutError:
+                continue
+            if not data:
+                raise ConsoleError(f"{what}: QEMU closed the console: {self._text[-500:]}")
+            self._text += data.decode(errors="replace")
