@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checks of `cpcctl doctor`: each looks at one thing and names the fix."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from cpcctl.config.settings import Settings
+from cpcctl.errors import CpcError
+from cpcctl.host import find
+from cpcctl.host.state import make_folder
+from cpcctl.vm import lifecycle
+from cpcctl.vm.spec import VmSpec
+
+PACKAGES = ("qemu.qmp", "pyyaml", "rich", "cryptography")
+RING_SPACE = 64 << 20
+MEMORY = 1 << 30
+OK, WARN, FAIL = "ok", "warn", "fail"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a check found. warn: something works without it, e.g. the demo."""
+
+    name: str
+    state: str
+    detail: str
+    fix: str | None = None
+
+    def as_dict(self) -> dict[str, str | None]:
+        """For --format json."""
+        return asdict(self)
+
+
+def _python(_: Settings) -> Check:
+    good = sys.version_info >= (3, 11)
+    fix = None if good else "install Python 3.11 or later"
+    return Check("python", OK if good else FAIL, platform.python_version(), fix)
+
+
+def _packages(_: Settings) -> Check:
+    missing = []
+    for name in PACKAGES:
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        fix = f"{sys.executable} -m pip install {' '.join(missing)}"
+        return Check("packages", FAIL, "missing: " + ", ".join(missing), fix)
+    return Check("packages", OK, ", ".join(PACKAGES))
+
+
+def _qemu(settings: Settings) -> Check:
+    binary = find.qemu_binary(settings)
+    found = find.probe(binary, find.qemu_data(settings, binary))
+    return Check("qemu", OK, f"{found.version}, {binary}")
+
+
+def _patched(settings: Settings) -> Check:
+    binary = find.qemu_binary(settings)
+    missing = find.probe(binary, find.qemu_data(settings, binary)).missing
+    if missing:
+        return Check("qemu-patched", FAIL, "lacks " + ", ".join(missing), "make qemu")
+    return Check("qemu-patched", OK, "has every command for hvCPUs")
+
+
+def _tcg(_: Settings) -> Check:
+    # TCG gives each vCPU a thread only where the host orders memory as x86.
+    machine = platform.machine()
+    if machine != "x86_64":
+        return Check("tcg-threads", FAIL, f"this host is {machine}", "use an x86-64 host")
+    return Check("tcg-threads", OK, "every hvCPU and gvCPU gets a thread of its own")
+
+
+def _firmware(settings: Settings) -> Check:
+    path = find.firmware_image(settings)
+    return Check("firmware", OK, f"{find.firmware_version(path)}, {path}")
+
+
+def _hvcpu(settings: Settings) -> Check:
+    """A machine with nothing to boot: start, call an hvCPU, end."""
+    with tempfile.TemporaryDirectory(prefix="cpc-") as folder:
+        place = replace(settings, state_dir=Path(folder) / "s", run_dir=Path(folder) / "r")
+        spec = VmSpec("doctor", 32 << 20, hvcpu_max=1, ring_size=2 << 20)
+        spec = replace(spec, max_vcpus=1, max_memory=spec.memory, console="none")
+        vm = lifecycle.start(place, spec)
+        try:
+            with vm.qmp() as qmp, vm.rings() as rings:
+                answer = vm.hvcpu(qmp, rings, 0).ping()
+        finally:
+            vm.kill()
+    detail = f"firmware {answer.version} answers in {answer.seconds * 1e6:.0f} us"
+    return Check("hvcpu-ping", OK, f"{detail}, {', '.join(answer.suites)}")
+
+
+def _run_space(settings: Settings) -> Check:
+    free = shutil.disk_usage(make_folder(settings.run_dir)).free
+    detail = f"{free >> 20} MiB free in {settings.run_dir}"
+    if free < RING_SPACE:
+        return Check("ring-space", FAIL, detail, "set CPCCTL_RUN_DIR to a folder with more room")
+    return Check("ring-space", OK, detail)
+
+
+def _memory(_: Settings) -> Check:
+    # Guest memory is memfd, which every tmpfs limit but the machine's spares.
+    free = lifecycle.available_memory()
+    detail = f"{free >> 20} MiB available"
+    if free < MEMORY:
+        return Check("memory", WARN, detail, "end something, or use smaller VMs")
+    return Check("memory", OK, detail)
+
+
+def _state_folder(settings: Settings) -> Check:
+    folder = make_folder(settings.state_dir)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x" * 65536)
+            file.flush()
+    except OSError as error:
+        return Check("state-folder", FAIL, f"{folder}: {error}", f"df -h {folder}")
+    return Check("state-folder", OK, str(folder))
+
+
+def _namespaces(_: Settings) -> Check:
+    flags = "-n" if os.geteuid() == 0 else "-rn"
+    try:
+        done = subprocess.run(
+            ["unshare", flags, "true"], capture_output=True, text=True, check=False, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Check("namespaces", WARN, str(error), "apt install util-linux")
+    if done.returncode != 0:
+        fix = "run as root, or sysctl kernel.unprivileged_userns_clone=1"
+        return Check("namespaces", WARN, done.stderr.strip(), fix)
+    return Check("namespaces", OK, "two hosts can be played on this machine")
+
+
+def _tun(_: Settings) -> Check:
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return Check("tun", WARN, str(error), "modprobe tun, or use nics of mode user")
+    return Check("tun", OK, "tap devices can be made")
+
+
+CHECKS: tuple[tuple[str, Callable[[Settings], Check]], ...] = (
+    ("python", _python),
+    ("packages", _packages),
+    ("qemu", _qemu),
+    ("qemu-patched", _patched),
+    ("tcg-threads", _tcg),
+    ("firmware", _firmware),
+    ("hvcpu-ping", _hvcpu),
+    ("ring-space", _run_space),
+    ("memory", _memory),
+    ("state-folder", _state_folder),
+    ("namespaces", _namespaces),
+    ("tun", _tun),
+)
+
+
+def check_all(settings: Settings) -> list[Check]:
+    """Every check in order; one that raises has failed, with its words."""
+    found = []
+    for name, check in CHECKS:
+        try:
+            found.append(check(settings))
+        except CpcError as error:
+            words = error.message + (f": {error.cause}" if error.cause else "")
+            found.append(Check(name, FAIL, words, error.hint))
+    return found
