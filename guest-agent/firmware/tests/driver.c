@@ -193,7 +193,9 @@ static bool starved(struct host_machine *machine, uint32_t hvcpu,
     if (left < sizeof(struct cpc_record)) {
         return true;
     }
-    return left < wire_record_size((const struct cpc_record *)(wire->bytes + at));
+    const struct cpc_record *record = (const void *)(wire->bytes + at);
+    /* An absurd length is refused by the header alone, without waiting. */
+    return record->length <= CPC_RUN_BYTES && left < wire_record_size(record);
 }
 
 struct answer import_call(struct host_machine *machine, uint32_t hvcpu,
