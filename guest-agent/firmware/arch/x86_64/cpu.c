@@ -18,9 +18,10 @@
 #define EBX7_RDSEED   (1u << 18)
 #define ECX7_VAES     (1u << 9)
 
-#define AES_NEEDS     (ECX1_AES | ECX1_PCLMUL | ECX1_SSSE3 | ECX1_SSE41 | ECX1_AVX)
+/* What the AES suites are compiled for. */
+#define AES_NEEDS     (ECX1_AES | ECX1_PCLMUL | ECX1_SSSE3 | ECX1_SSE41 | \
+                       ECX1_AVX | ECX1_OSXSAVE)
 
-bool cpu_has_avx2;
 static bool has_aes, has_vaes, has_rdseed, has_rdrand;
 
 void cpu_detect(void)
@@ -29,11 +30,9 @@ void cpu_detect(void)
 
     __get_cpuid(1, &eax, &ebx, &ecx, &edx);
     __get_cpuid_count(7, 0, &eax, &ebx7, &ecx7, &edx);
-    /* The entry code enabled AVX where OSXSAVE is set; libaegis uses it. */
-    bool avx = (ecx & ECX1_OSXSAVE) != 0 && (ecx & ECX1_AVX) != 0;
-    cpu_has_avx2 = avx && (ebx7 & EBX7_AVX2) != 0;
-    has_aes = cpu_has_avx2 && (ecx & AES_NEEDS) == AES_NEEDS;
-    has_vaes = has_aes && (ecx7 & ECX7_VAES) != 0;
+    /* The entry code set OSXSAVE, and enabled AVX, only where both exist. */
+    has_aes = (ecx & AES_NEEDS) == AES_NEEDS;
+    has_vaes = has_aes && (ebx7 & EBX7_AVX2) != 0 && (ecx7 & ECX7_VAES) != 0;
     has_rdseed = (ebx7 & EBX7_RDSEED) != 0;
     has_rdrand = (ecx & ECX1_RDRAND) != 0;
 }

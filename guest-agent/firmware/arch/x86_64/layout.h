@@ -29,7 +29,8 @@
  * Data ring n is mapped twice in a row at RING_VIRTUAL + n * RING_STRIDE; what
  * is left of the stride stays unmapped. RING_SKEW keeps a ring from being
  * congruent to the page it is filled from modulo a large power of two: an
- * emulated TLB would throw one out for the other on each access.
+ * emulated TLB would throw one out for the other on each access. (Below 2 MiB
+ * the record headers between the pages shift them against each other.)
  */
 #define RING_VIRTUAL        0x0000006000000000
 #define RING_STRIDE         0x10000000

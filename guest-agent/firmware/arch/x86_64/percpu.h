@@ -56,6 +56,5 @@ uint64_t paging_init(const struct cpc_boot_info *boot);
 
 /* cpu.c */
 void cpu_detect(void);
-extern bool cpu_has_avx2;
 
 #endif
