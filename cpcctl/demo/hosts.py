@@ -19,9 +19,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cpcctl.demo.keeper import HOSTS, SUBNET
+from cpcctl.setup import store
 
 GUEST_ADDRESS = f"{SUBNET}.10"
 START_SECONDS = 20.0
@@ -33,6 +34,27 @@ class NoNamespaces(Exception):
     """This user may not make namespaces; the text says what was refused."""
 
 
+class Place(Protocol):
+    """What holds two hosts: namespaces, or only two folders (see local.py)."""
+
+    cache: Path
+    folder: Path
+    settings: dict[str, str]
+
+    @property
+    def a(self) -> Host:
+        """host-a."""
+
+    @property
+    def b(self) -> Host:
+        """host-b."""
+
+    def popen(
+        self, where: str, argv: Sequence[str], env: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[str]:
+        """Start a command on a host."""
+
+
 @dataclass(frozen=True)
 class Host:
     """One host: where its cpcctl keeps state, and how to run things on it."""
@@ -40,7 +62,7 @@ class Host:
     name: str
     address: str
     folder: Path
-    world: World
+    world: Place
 
     @property
     def environment(self) -> dict[str, str]:
@@ -51,6 +73,7 @@ class Host:
             "CPCCTL_HOST": self.name,
             "HOME": str(self.folder),
             "CPC_CACHE": str(self.world.cache),
+            **self.world.settings,
         }
 
     def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[str]:
@@ -86,9 +109,12 @@ def kill(process: subprocess.Popen[str], number: int) -> None:
 def inner_pid(process: subprocess.Popen[str]) -> int:
     """Id, seen from here, of the command that nsenter runs; nsenter's if ended.
 
-    nsenter forks once to get into the process namespace and its child becomes
-    the command; a command of its own children has only one such line.
+    nsenter forks once to get into the process namespace and its only child
+    becomes the command.
     """
+    with contextlib.suppress(OSError):
+        if Path(f"/proc/{process.pid}/comm").read_text().strip() not in ("nsenter", "unshare"):
+            return process.pid
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with contextlib.suppress(OSError):
@@ -101,25 +127,25 @@ def inner_pid(process: subprocess.Popen[str]) -> int:
 class World:
     """The two hosts. A context manager; see Host for what to do with them."""
 
-    def __init__(self, folder: Path | None = None, cache: Path | None = None) -> None:
-        """folder: where both hosts' files go; a temporary one if not given.
+    def __init__(
+        self, cache: Path | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        """cache: where built things are. settings: CPCCTL_* for both hosts.
 
         Raises NoNamespaces.
         """
-        from cpcctl.setup import store
-
         self.cache = cache or store.root()
-        self._own = folder is None
-        self.folder = folder or _fresh_folder()
-        self._keeper = self._start()
-        self._target = self._keeper_pid()
+        self.settings = dict(settings or {})
+        self.folder = fresh_folder()
+        try:
+            self._keeper = self._start()
+            self._target = self._keeper_pid()
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
         self.hosts = {
-            name: Host(name, f"{SUBNET}.{number}", self.folder / name, self)
-            for name, number in HOSTS.items()
+            name: make_host(name, f"{SUBNET}.{number}", self) for name, number in HOSTS.items()
         }
-        for host in self.hosts.values():
-            for part in ("state", "run"):
-                (host.folder / part).mkdir(parents=True, exist_ok=True)
 
     @property
     def a(self) -> Host:
@@ -202,8 +228,7 @@ class World:
             self._keeper.wait()
         if self._keeper.stdout is not None:
             self._keeper.stdout.close()
-        if self._own:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> World:
         return self
@@ -212,7 +237,15 @@ class World:
         self.close()
 
 
-def _fresh_folder() -> Path:
+def make_host(name: str, address: str, world: Place) -> Host:
+    """A host with its folders."""
+    host = Host(name, address, world.folder / name, world)
+    for part in ("state", "run"):
+        (host.folder / part).mkdir(parents=True, exist_ok=True)
+    return host
+
+
+def fresh_folder() -> Path:
     """A folder in memory, named after this process; those of dead ones go.
 
     In memory, because ring files on a disk would be written back all the time.

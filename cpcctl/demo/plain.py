@@ -7,16 +7,18 @@ limit. Used by the demo as proof that its check can fail, and by the bench.
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cpcctl.demo.hosts import Host, World, wait_until
+from cpcctl.demo.hosts import Host, Place, kill, wait_until
+from cpcctl.errors import CpcError
 from cpcctl.host.qmp import Qmp
 
-PORT = 4444
 UNLIMITED = 1 << 40
 SOCKET_SECONDS = 20.0
 
@@ -32,7 +34,14 @@ class PlainGuest:
     append: str
     memory_mib: int = 256
     vcpus: int = 1
-    tap: str = "tap1"
+    tap: str | None = "tap1"
+
+    @property
+    def netdev(self) -> str:
+        """A tap, or a user-mode network where there is none."""
+        if self.tap is None:
+            return "user,id=net0"
+        return f"tap,id=net0,ifname={self.tap},script=no,downscript=no"
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ class PlainVm:
             "-display", "none", "-machine", "q35,memory-backend=ram0", "-object", memory,
             "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(guest.vcpus),
             "-m", f"{guest.memory_mib}M",
-            "-netdev", f"tap,id=net0,ifname={guest.tap},script=no,downscript=no",
+            "-netdev", guest.netdev,
             "-device", "virtio-net-pci,id=nic0,netdev=net0,mac=52:54:00:70:6c:61,romfile=",
             "-chardev", f"socket,id=qmp,path={self._qmp_path},server=on,wait=off",
             "-mon", "chardev=qmp,mode=control",
@@ -88,30 +97,38 @@ class PlainVm:
 
     def close(self) -> None:
         """End QEMU, whatever state it is in."""
-        try:
+        # One that does not listen is killed below.
+        with contextlib.suppress(CpcError):
             self.qmp.execute("quit", _timeout=5)
-        except Exception:  # noqa: BLE001  it is killed below if it did not listen
-            pass
         self.qmp.close()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
-            from cpcctl.demo.hosts import kill
-
             kill(self._process, 9)
             self._process.wait()
         self._errors.close()
 
 
-def migrate(source: PlainVm, destination: PlainVm, downtime_ms: int, timeout: float) -> PlainResult:
-    """Run one plaintext migration to its end. Raises RuntimeError with QEMU's words."""
+def migrate(
+    source: PlainVm,
+    destination: PlainVm,
+    downtime_ms: int,
+    timeout: float,
+    via: Callable[[int], int] | None = None,
+) -> PlainResult:
+    """Run one plaintext migration to its end. Raises RuntimeError with QEMU's words.
+
+    via: given the port QEMU listens on, the port the source shall use instead.
+    """
     for vm in (source, destination):
         vm.qmp.execute(
             "migrate-set-parameters", max_bandwidth=UNLIMITED, downtime_limit=downtime_ms
         )
-    destination.qmp.execute("migrate-incoming", uri=f"tcp:{destination.host.address}:{PORT}")
+    address = destination.host.address
+    destination.qmp.execute("migrate-incoming", uri=f"tcp:{address}:0")
+    port = int(destination.qmp.execute("query-migrate")["socket-address"][0]["port"])
     started = time.monotonic()
-    source.qmp.execute("migrate", uri=f"tcp:{destination.host.address}:{PORT}")
+    source.qmp.execute("migrate", uri=f"tcp:{address}:{via(port) if via else port}")
     info: dict[str, Any] = {}
 
     def ended() -> bool:
@@ -134,7 +151,7 @@ def migrate(source: PlainVm, destination: PlainVm, downtime_ms: int, timeout: fl
     )
 
 
-def pair(world: World, guest: PlainGuest) -> tuple[PlainVm, PlainVm]:
+def pair(world: Place, guest: PlainGuest) -> tuple[PlainVm, PlainVm]:
     """The guest on host-a, and an empty QEMU waiting for it on host-b."""
     source = PlainVm(world.a, guest, incoming=False)
     try:

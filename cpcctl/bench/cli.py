@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cpcctl bench."""
+
+from __future__ import annotations
+
+import argparse
+
+from cpcctl.cli.context import Context
+from cpcctl.errors import CpcError, ExitCode
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of bench."""
+    parser.add_argument(
+        "--scenario",
+        default="idle-2g,filled-2g",
+        metavar="NAME[,NAME]",
+        help="what to measure (default: idle-2g,filled-2g)",
+    )
+    parser.add_argument(
+        "--repeat",
+        type=int,
+        default=3,
+        metavar="N",
+        help="migrations of each kind (default: 3)",
+    )
+
+
+def run(args: argparse.Namespace, ctx: Context) -> int:
+    """Measure both sides in turn and print a table."""
+    import subprocess
+
+    from cpcctl.bench import run as bench
+    from cpcctl.bench.scenario import SCENARIOS, text
+    from cpcctl.demo.console import ConsoleError
+    from cpcctl.demo.hosts import NoNamespaces
+    from cpcctl.demo.scene import Parts
+
+    names = args.scenario.split(",")
+    for name in names:
+        if name not in SCENARIOS:
+            raise CpcError(
+                f"there is no scenario {name!r}",
+                exit_code=ExitCode.USAGE,
+                hint="--scenario " + ",".join(SCENARIOS),
+            )
+    if not 1 <= args.repeat <= 1000:
+        raise CpcError("--repeat must be 1 to 1000", exit_code=ExitCode.USAGE)
+    parts = Parts.of(ctx.settings)
+    environment = parts.environment(ctx.settings.firmware)
+    try:
+        results = bench.run(
+            ctx.settings.cache_dir,
+            environment,
+            parts,
+            [SCENARIOS[name] for name in names],
+            args.repeat,
+            ctx.out.note,
+        )
+    except NoNamespaces as error:
+        raise CpcError(
+            "bench needs network namespaces",
+            exit_code=ExitCode.REFUSED,
+            cause=str(error),
+            hint="sudo cpcctl bench",
+        ) from error
+    except (ConsoleError, RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
+        raise CpcError("a measurement failed", cause=str(error)) from error
+    ctx.out.result({"results": results}, text(results))
+    return int(ExitCode.OK)

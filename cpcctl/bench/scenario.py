@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured, and how samples become a result. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from cpcctl.cli.output import table
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A guest. Sizes in MiB; filled is random data that the guest holds."""
+
+    name: str
+    memory_mib: int
+    filled_mib: int
+
+    @property
+    def jobs(self) -> str:
+        """For the guest's command line."""
+        return f"fill:{self.filled_mib}" if self.filled_mib else ""
+
+
+SCENARIOS = {
+    s.name: s for s in (Scenario("idle-2g", 2048, 0), Scenario("filled-2g", 2048, 1000))
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One migration, in seconds."""
+
+    total: float
+    downtime: float
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, min and max of some seconds."""
+    return {
+        "median": round(statistics.median(values), 4),
+        "min": round(min(values), 4),
+        "max": round(max(values), 4),
+    }
+
+
+def side(samples: list[Sample]) -> dict[str, Any]:
+    """Medians with min and max beside them."""
+    out: dict[str, Any] = {}
+    for name, values in (
+        ("total_seconds", [s.total for s in samples]),
+        ("downtime_seconds", [s.downtime for s in samples]),
+    ):
+        found = spread(values)
+        out[name] = found["median"]
+        out[f"{name}_min"] = found["min"]
+        out[f"{name}_max"] = found["max"]
+    return out
+
+
+def ratio(ours: float, theirs: float) -> float | None:
+    """How many times as long ours takes; None where theirs took no time."""
+    return round(ours / theirs, 3) if theirs > 0 else None
+
+
+def result(
+    scenario: Scenario, hvcpus: int, ours: list[Sample], qemu: list[Sample]
+) -> dict[str, Any]:
+    """One object of `results`."""
+    mine, other = side(ours), side(qemu)
+    return {
+        "scenario": scenario.name,
+        "memory_mib": scenario.memory_mib,
+        "filled_mib": scenario.filled_mib,
+        "hvcpus": hvcpus,
+        "ours": mine,
+        "qemu": other,
+        "ratio": {
+            "total": ratio(mine["total_seconds"], other["total_seconds"]),
+            "downtime": ratio(mine["downtime_seconds"], other["downtime_seconds"]),
+        },
+    }
+
+
+def text(results: list[dict[str, Any]]) -> str:
+    """The table for people."""
+    rows = []
+    for entry in results:
+        for name in ("total", "downtime"):
+            key = f"{name}_seconds"
+            cells = [
+                f"{entry[who][key]:.3f} s ({entry[who][key + '_min']:.3f} to "
+                f"{entry[who][key + '_max']:.3f})"
+                for who in ("ours", "qemu")
+            ]
+            times = entry["ratio"][name]
+            rows.append((entry["scenario"], name, *cells, "-" if times is None else f"{times}x"))
+    return table(("SCENARIO", "TIME", "OURS", "PLAIN QEMU", "RATIO"), rows)

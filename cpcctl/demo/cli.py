@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cpcctl demo."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from cpcctl.cli.context import Context
+from cpcctl.errors import CpcError, ExitCode
+
+if TYPE_CHECKING:
+    from cpcctl.demo.report import Findings
+    from cpcctl.demo.scene import Parts
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """demo has no arguments of its own."""
+
+
+def run(args: argparse.Namespace, ctx: Context) -> int:
+    """Run the demonstration; 0 only if everything that must hold did."""
+    import subprocess
+
+    from cpcctl.demo import report
+    from cpcctl.demo.console import ConsoleError
+    from cpcctl.demo.scene import Parts
+
+    parts = Parts.of(ctx.settings)
+    try:
+        found = _play(ctx, parts)
+    except (ConsoleError, RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
+        raise CpcError("the demo could not be run to its end", cause=str(error)) from error
+    ctx.out.result(report.document(found), report.text(found))
+    return int(ExitCode.FAILED if report.problems(found) else ExitCode.OK)
+
+
+def _play(ctx: Context, parts: Parts) -> Findings:
+    from cpcctl.demo import local
+    from cpcctl.demo import run as demo
+    from cpcctl.demo.hosts import NoNamespaces, World
+
+    settings = parts.environment(ctx.settings.firmware)
+    try:
+        world = World(ctx.settings.cache_dir, settings)
+    except NoNamespaces as error:
+        ctx.out.note(f"no namespaces for this user ({error}): using a user-mode network")
+        with local.LocalPlace(ctx.settings.cache_dir, settings) as place:
+            return local.run(place, parts, ctx.out.note)
+    with world:
+        return demo.run(world, parts, ctx.out.note)

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo found out, as one object and as text. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from cpcctl.cli.output import pairs, size, table
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a capture or a scan saw. missed: packets it could not look at."""
+
+    hits: int
+    bytes: int
+    missed: int = 0
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything measured. Times in seconds, clock readings monotonic.
+
+    migration: what `cpcctl migrate --format json` printed
+    client:    what the client reported, see client.py
+    window:    clock when the migration began and ended
+    control:   what the same capture saw of a plaintext migration
+    ring_hits, ring_passes: the ring files of both hosts together
+    """
+
+    platform: str
+    accel: str
+    network: str
+    migration: dict[str, Any]
+    client: dict[str, Any]
+    window: tuple[float, float]
+    capture: Watched
+    control: Watched
+    ring_hits: int
+    ring_passes: int
+    digest_before: str
+    digest_after: str
+    protection: str
+    faults: list[str] = field(default_factory=list)
+
+
+def split(tenths: list[list[int]], window: tuple[float, float]) -> tuple[int, int, int]:
+    """Operations before, during and after, from counts by tenth of a second."""
+    begin, end = int(window[0] * 10), int(window[1] * 10)
+    before = sum(count for tenth, count in tenths if tenth < begin)
+    after = sum(count for tenth, count in tenths if tenth > end)
+    during = sum(count for tenth, count in tenths if begin <= tenth <= end)
+    return before, during, after
+
+
+def rounds_of(migration: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rounds a migration reported, in order."""
+    return [dict(entry) for entry in migration.get("rounds", [])]
+
+
+def document(found: Findings) -> dict[str, Any]:
+    """The object for --format json."""
+    before, during, after = split(found.client.get("tenths", []), found.window)
+    rounds = rounds_of(found.migration)
+    return {
+        "platform": found.platform,
+        "accel": found.accel,
+        "network": found.network,
+        "phases": [
+            {"name": p["name"], "seconds": p["seconds"]} for p in found.migration.get("phases", [])
+        ],
+        "rounds": len(rounds),
+        "round_details": rounds,
+        "total_seconds": found.migration.get("total_seconds"),
+        "downtime_seconds": found.migration.get("downtime_seconds"),
+        "bytes_sent": found.migration.get("bytes_sent"),
+        "client": {
+            "operations": found.client["operations"],
+            "operations_before": before,
+            "operations_during": during,
+            "operations_after": after,
+            "mismatched_reads": found.client["mismatched_reads"],
+            "broken_connections": found.client["broken_connections"],
+            "longest_pause_seconds": found.client["longest_pause_seconds"],
+        },
+        "secret_seen_in_transit": found.capture.hits > 0 or found.ring_hits > 0,
+        "transit": {
+            "captured_bytes": found.capture.bytes,
+            "missed_packets": found.capture.missed,
+            "ring_passes": found.ring_passes,
+            "seen_in_plaintext_migration": found.control.hits > 0,
+        },
+        "guest_memory_verified": verified(found),
+        "protection": found.protection,
+        "problems": problems(found),
+    }
+
+
+def verified(found: Findings) -> bool:
+    """The digest made inside the guest is there and the same on both sides."""
+    return bool(found.digest_before) and found.digest_before == found.digest_after
+
+
+def problems(found: Findings) -> list[str]:
+    """Why the demo failed; empty when everything held."""
+    client, capture = found.client, found.capture
+    moved = found.migration.get("bytes_sent") or 0
+    rules = [
+        (client["mismatched_reads"] != 0, "the client read something it had not written"),
+        (client["broken_connections"] != 0, "the client's connection broke"),
+        (client["operations"] == 0, "the client did nothing"),
+        (capture.hits > 0, "the secret crossed the network"),
+        (found.ring_hits > 0, "the secret was in a ring"),
+        (capture.missed > 0, f"the capture missed {capture.missed} packets, so it proves nothing"),
+        (capture.bytes < moved, "the capture saw less than was sent, so it proves nothing"),
+        (found.ring_passes == 0, "no ring file was looked at, so nothing is proven about it"),
+        (found.control.hits == 0, "the check did not find the secret in a plaintext migration"),
+        (not verified(found), "the guest's memory is not what it was"),
+    ]
+    return found.faults + [text for broken, text in rules if broken]
+
+
+def _seconds(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f} s"
+
+
+def text(found: Findings) -> str:
+    """The report for people."""
+    data = document(found)
+    client, transit = data["client"], data["transit"]
+    parts = [
+        table(("PHASE", "TIME"), [(p["name"], _seconds(p["seconds"])) for p in data["phases"]])
+    ]
+    if data["round_details"]:
+        rows = [
+            (r.get("number"), r.get("pages"), r.get("zero_pages"),
+             "-" if r.get("dirty") is None else r["dirty"],
+             size(r.get("bytes", 0)), _seconds(r.get("seconds")))
+            for r in data["round_details"]
+        ]
+        parts.append(
+            table(("ROUND", "PAGES SENT", "ZERO PAGES", "DIRTY AFTER", "BYTES", "TIME"), rows)
+        )
+    yes, no = "yes", "no"
+    parts.append(
+        pairs(
+            [
+                ("total time", _seconds(data["total_seconds"])),
+                ("downtime", _seconds(data["downtime_seconds"])),
+                ("bytes moved", size(data["bytes_sent"] or 0)),
+                ("client operations", f"{client['operations_before']} before, "
+                 f"{client['operations_during']} during, {client['operations_after']} after"),
+                ("longest pause", _seconds(client["longest_pause_seconds"])),
+                ("reads that differ", client["mismatched_reads"]),
+                ("broken connections", client["broken_connections"]),
+                ("secret in transit", yes if data["secret_seen_in_transit"] else no),
+                ("  looked at", f"{size(transit['captured_bytes'])} on the network, "
+                 f"{transit['missed_packets']} packets missed; "
+                 f"the rings {transit['ring_passes']} times"),
+                ("  in plain QEMU's", yes if transit["seen_in_plaintext_migration"] else no),
+                ("guest memory", "verified" if data["guest_memory_verified"] else "NOT verified"),
+                ("network", found.network),
+                ("platform", found.protection),
+            ]
+        )
+    )
+    bad = data["problems"]
+    parts.append("FAILED: " + "; ".join(bad) if bad else "All of it held.")
+    return "\n\n".join(parts)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demonstration itself: one guest, two hosts, and somebody listening."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cpcctl.demo import plain, watch
+from cpcctl.demo.console import Console
+from cpcctl.demo.hosts import Host, Place, World
+from cpcctl.demo.report import Findings, Watched
+from cpcctl.demo.scan import RingScanner, wait_for_file
+from cpcctl.demo.scene import Guest, Parts, cmdline, definition, hvcpu_count
+
+MEMORY_MIB = 2048
+LOAD_MIB = 500
+CONTROL_MIB = 256
+CONTROL_DOWNTIME_MS = 300
+CONTROL_SECONDS = 120.0
+# How long the client works before and after, so that there is something to compare.
+QUIET_SECONDS = 3.0
+
+Say = Callable[[str], None]
+
+
+def fresh_secret() -> str:
+    """Text, so that it survives a command line; 160 random bits."""
+    return "CPC-SECRET-" + secrets.token_hex(20)
+
+
+def watched(report: dict[str, Any]) -> Watched:
+    """A capture's report."""
+    return Watched(hits=report["hits"], bytes=report["bytes"], missed=report["missed"])
+
+
+def control(world: World, parts: Parts, secret: str) -> Watched:
+    """The same capture on QEMU's own migration of a small guest with that secret."""
+    guest = parts.plain(cmdline(f"secret:{secret}"), CONTROL_MIB, "tap1")
+    source, destination = plain.pair(world, guest)
+    try:
+        with Console(source.console) as console:
+            console.wait_ready(source.log, CONTROL_SECONDS)
+        capture = watch.capture(world, secret.encode())
+        plain.migrate(source, destination, CONTROL_DOWNTIME_MS, CONTROL_SECONDS)
+        return watched(capture.finish())
+    finally:
+        source.close()
+        destination.close()
+
+
+def digest(guest: Guest, where: Host) -> str:
+    """The digest that Redis, in the guest, makes of the values it holds."""
+    with guest.console(where) as console:
+        found = re.search(r"CPC-DIGEST ([0-9a-f]{64})", console.run("cpc-job digest"))
+    return found[1] if found else ""
+
+
+def run(world: World, parts: Parts, say: Say, accel: str = "tcg") -> Findings:
+    """The whole demonstration. Raises CpcError where a cpcctl command fails."""
+    secret = fresh_secret()
+    say("control: the same check on QEMU's own plaintext migration")
+    seen = control(world, parts, secret)
+    say(f"starting a {MEMORY_MIB} MiB guest on host-a; Redis in it fills {LOAD_MIB} MiB")
+    jobs = f"redis,secret:{secret},load:{LOAD_MIB}"
+    spec = definition("demo", parts, cmdline(jobs), MEMORY_MIB, hvcpu_count(), "tap0")
+    guest = Guest(world, spec)
+    status = guest.start(world.a)
+    guest.wait_ready(world.a)
+    before = digest(guest, world.a)
+    say("a client connects and works; everything on the wire is captured")
+    client = watch.client(world)
+    capture = watch.capture(world, secret.encode())
+    scanners = [RingScanner(guest.ring(world.a), secret.encode())]
+    scanners[0].start()
+    time.sleep(QUIET_SECONDS)
+    say("cpcctl migrate demo: host-a to host-b")
+    begin = time.monotonic()
+    incoming = IncomingRing(guest, world, secret)
+    incoming.start()
+    try:
+        migration = guest.migrate(world.a, world.b)
+    finally:
+        end = time.monotonic()
+        incoming.join()
+    time.sleep(QUIET_SECONDS)
+    worked = client.finish()
+    network = watched(capture.finish())
+    scanners += incoming.scanners
+    for scanner in scanners:
+        scanner.stop()
+    say("checking the guest's memory from inside")
+    after = digest(guest, world.b)
+    faults = [f"the ring scan failed: {s.error}" for s in scanners if s.error]
+    return Findings(
+        platform=str(status.get("platform", "plain")),
+        accel=accel,
+        network="two hosts in network namespaces, joined by a bridge",
+        migration=migration,
+        client=worked,
+        window=(begin, end),
+        capture=network,
+        control=seen,
+        ring_hits=sum(s.hits for s in scanners),
+        ring_passes=min((s.passes for s in scanners), default=0) if len(scanners) == 2 else 0,
+        digest_before=before,
+        digest_after=after,
+        protection=protection(str(status.get("platform", "plain"))),
+        faults=faults,
+    )
+
+
+class IncomingRing:
+    """Starts to scan the destination's ring file as soon as there is one."""
+
+    def __init__(self, guest: Guest, world: Place, secret: str) -> None:
+        self.scanners: list[RingScanner] = []
+        self._stop = False
+        self._path = guest.ring(world.b)
+        self._secret = secret.encode()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._stop:
+            if wait_for_file(self._path, 0.2):
+                scanner = RingScanner(self._path, self._secret)
+                scanner.start()
+                self.scanners.append(scanner)
+                return
+
+    def start(self) -> None:
+        """Begin to look for the file."""
+        self._thread.start()
+
+    def join(self) -> None:
+        """Stop looking for it; a scan that began goes on."""
+        self._stop = True
+        self._thread.join()
+
+
+def protection(platform: str) -> str:
+    """One line: what the platform does and does not protect."""
+    from cpcctl.vm.lifecycle import PROTECTION
+
+    return PROTECTION[platform].strip()

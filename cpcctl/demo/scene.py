@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest that is migrated: its definition, its start, its move."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cpcctl.config.settings import Settings
+from cpcctl.demo.console import Console
+from cpcctl.demo.hosts import GUEST_ADDRESS, Host, Place, kill
+from cpcctl.demo.plain import PlainGuest
+from cpcctl.errors import CpcError, ExitCode
+
+READY_SECONDS = 180.0
+MIGRATE_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where the built things are on this machine."""
+
+    qemu: Path
+    qemu_data: Path
+    kernel: Path
+    tiny: Path
+    full: Path
+
+    @classmethod
+    def of(cls, settings: Settings) -> Parts:
+        """From the settings, else from the cache. Raises CpcError (2) if one lacks."""
+        current = settings.cache_dir / "current"
+        found = cls(
+            qemu=settings.qemu or current / "qemu/bin/qemu-system-x86_64",
+            qemu_data=settings.qemu_data or current / "qemu/share/qemu",
+            kernel=current / "guest/vmlinuz",
+            tiny=current / "guest/tiny.cpio",
+            full=current / "guest/guest.cpio",
+        )
+        for path in vars(found).values():
+            if not path.exists():
+                raise CpcError(
+                    f"{path} is not there", exit_code=ExitCode.USAGE, hint="make setup"
+                )
+        return found
+
+    def environment(self, firmware: Path | None) -> dict[str, str]:
+        """The same choice for every cpcctl that the demo runs."""
+        chosen = {"CPCCTL_QEMU": str(self.qemu), "CPCCTL_QEMU_DATA": str(self.qemu_data)}
+        return {**chosen, **({"CPCCTL_FIRMWARE": str(firmware)} if firmware else {})}
+
+    def plain(
+        self, append: str, memory_mib: int, tap: str | None, full: bool = False
+    ) -> PlainGuest:
+        """The same guest for a QEMU without the cpc device."""
+        initrd = self.full if full else self.tiny
+        return PlainGuest(
+            self.qemu, self.qemu_data, self.kernel, initrd, append, memory_mib, tap=tap
+        )
+
+
+def cmdline(jobs: str, address: str = GUEST_ADDRESS) -> str:
+    """The kernel's command line: console, address, and the jobs of cpc-job."""
+    words = f"console=ttyS0 quiet cpc.ip={address}/24"
+    return f"{words} cpc.job={jobs}" if jobs else words
+
+
+def definition(
+    name: str, parts: Parts, append: str, memory_mib: int, hvcpus: int, tap: str | None
+) -> dict[str, Any]:
+    """A VM definition as `vm start` reads it. Without a tap: a user-mode network."""
+    return {
+        "name": name,
+        "memory": f"{memory_mib}M",
+        "vcpus": 1,
+        "hvcpus": hvcpus,
+        "hvcpu_max": max(hvcpus, 4),
+        "kernel": str(parts.kernel),
+        "initrd": str(parts.full),
+        "append": append,
+        "nics": [{"mode": "tap", "tap": tap} if tap else {"mode": "user"}],
+    }
+
+
+def call(host: Host, *argv: str, timeout: float = 120.0) -> Any:
+    """Run cpcctl there for its JSON. Raises CpcError with its words and exit code."""
+    done = host.cpcctl(*argv, "--format", "json", "--progress", "none", timeout=timeout)
+    if done.returncode != 0:
+        code = done.returncode
+        known = code in list(ExitCode)
+        raise CpcError(
+            f"cpcctl {' '.join(argv[:2])} failed with exit code {code}",
+            exit_code=ExitCode(code) if known else ExitCode.FAILED,
+            host=host.name,
+            cause=done.stderr.strip() or done.stdout.strip(),
+        )
+    return json.loads(done.stdout)
+
+
+def facts(printed: dict[str, Any]) -> dict[str, Any]:
+    """What `cpcctl migrate` printed, a job with a result in it, as one flat object."""
+    result = printed.get("result") or {}
+    return {**printed, **result} if isinstance(result, dict) else dict(printed)
+
+
+class Guest:
+    """The VM under `cpcctl`, on one host at a time."""
+
+    def __init__(self, world: Place, spec: dict[str, Any]) -> None:
+        self.world = world
+        self.name = str(spec["name"])
+        self.file = world.folder / f"{self.name}.yaml"
+        # JSON is YAML.
+        self.file.write_text(json.dumps(spec))
+
+    def start(self, host: Host) -> dict[str, Any]:
+        """Start it; returns vm status. Raises CpcError."""
+        status: dict[str, Any] = call(host, "vm", "start", str(self.file))
+        return status
+
+    def ring(self, host: Host) -> Path:
+        """Its ring file on a host."""
+        return host.folder / "run" / "vms" / self.name / "ring"
+
+    def console(self, host: Host) -> Console:
+        """A connection to its console."""
+        return Console(host.folder / "run" / "vms" / self.name / "console.sock")
+
+    def wait_ready(self, host: Host, seconds: float = READY_SECONDS) -> None:
+        """Until all its jobs have started."""
+        with self.console(host) as console:
+            console.wait_ready(host.folder / "state" / "vms" / self.name / "console.log", seconds)
+
+    def migrate(
+        self,
+        source: Host,
+        destination: Host,
+        *options: str,
+        via: Callable[[str], str] = lambda ticket: ticket,
+    ) -> dict[str, Any]:
+        """Move it; what `cpcctl migrate` printed, see facts(). Raises CpcError.
+
+        via: may change the ticket, so that the way leads through a relay.
+        """
+        receiver = Receiver(destination)
+        try:
+            result: dict[str, Any] = call(
+                source, "migrate", self.name, via(receiver.ticket), *options,
+                timeout=MIGRATE_SECONDS,
+            )
+            receiver.finish()
+        finally:
+            receiver.close()
+        return facts(result)
+
+
+class Receiver:
+    """`cpcctl receive` on the destination."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._process = host.popen(
+            [sys.executable, "-m", "cpcctl", "receive", "--listen", f"{host.address}:0",
+             "--progress", "none"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        if not line.startswith("cpc1:"):
+            _, words = self._process.communicate()
+            raise CpcError("cpcctl receive failed", host=host.name, cause=f"{line}\n{words}")
+        self.ticket = line
+
+    def finish(self) -> None:
+        """Wait for its end after a migration. Raises CpcError with its words."""
+        _, words = self._process.communicate(timeout=60)
+        if self._process.returncode != 0:
+            raise CpcError("cpcctl receive failed", host=self._host.name, cause=words.strip())
+
+    def close(self) -> None:
+        """End it if it still waits."""
+        if self._process.poll() is None:
+            kill(self._process, 15)
+            self._process.communicate()
+
+
+def hvcpu_count() -> int:
+    """As many hvCPUs as there are cores, up to four."""
+    return max(1, min(4, os.cpu_count() or 1))
