@@ -7,8 +7,10 @@ import ctypes
 import socket
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from cpcctl import abi
 from cpcctl.config.settings import Settings
@@ -16,6 +18,7 @@ from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.qmp import Qmp, QmpGone
 
 LIBRARY = Path("/usr/lib/cpc")
+T = TypeVar("T")
 COMMANDS = frozenset(
     {
         "query-cpc",
@@ -113,6 +116,13 @@ class Qemu:
 
 
 def probe(binary: Path, data: Path | None, timeout: float = 20.0) -> Qemu:
+    """What a binary says about itself. Raises CpcError (4) when it does not start."""
+    return ask(binary, data, _ask, timeout)
+
+
+def ask(
+    binary: Path, data: Path | None, question: Callable[[Qmp], T], timeout: float = 20.0
+) -> T:
     """Start a QEMU without a machine, ask it over QMP, end it.
 
     Raises CpcError (4) with its stderr when it does not start.
@@ -136,7 +146,7 @@ def probe(binary: Path, data: Path | None, timeout: float = 20.0) -> Qemu:
         theirs.close()
         try:
             with Qmp.over(ours, timeout, label=binary.name) as qmp:
-                found = _ask(qmp)
+                found = question(qmp)
                 qmp.execute("quit")
             return found
         except QmpGone as error:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cpcctl.errors import CpcError
+from cpcctl.errors import CpcError, ExitCode
 from cpcctl.link.tls import read_exact
 
 FRAME_MAX = 64 << 20  # a device state is some kilobytes; this only bounds nonsense
@@ -36,12 +36,23 @@ class LinkLost(Exception):
 
 
 class RemoteError(CpcError):
-    """The destination refused or failed; its words, its exit code, its hint."""
+    """The destination refused or failed: its words, its exit code, its hint."""
 
-    def __init__(self, host: str, message: str, exit_code: int, hint: str | None) -> None:
-        super().__init__(f"{host}: {message}", hint=hint, exit_code=exit_code)
-        self.host = host
-        self.remote_message = message
+    def __init__(self, host: str, reported: Params) -> None:
+        code, hint = reported.get("exit_code"), reported.get("hint")
+        words = [str(reported.get("message") or "failed without a reason")]
+        if reported.get("cause"):
+            words.append(str(reported["cause"]))
+        super().__init__(
+            "the destination reports an error",
+            exit_code=ExitCode(code) if code in _CODES else ExitCode.FAILED,
+            host=str(reported.get("host") or host),
+            cause="\n".join(words),
+            hint=str(hint) if hint else None,
+        )
+
+
+_CODES = frozenset(int(code) for code in ExitCode if code)
 
 
 def encode(message: Params) -> bytes:
@@ -132,14 +143,7 @@ class Client:
     def _result(self, reply: Params) -> Params:
         error = reply.get("error")
         if isinstance(error, dict):
-            hint = error.get("hint")
-            code = error.get("exit_code")
-            raise RemoteError(
-                self._host,
-                str(error.get("message", "failed without a reason")),
-                code if isinstance(code, int) and 0 < code < 128 else 1,
-                str(hint) if hint else None,
-            )
+            raise RemoteError(self._host, error)
         result = reply.get("result")
         if not isinstance(result, dict):
             self.lost = LinkLost("an answer without a result")
@@ -187,15 +191,10 @@ def _answer(handler: Handler, method: str, params: Params) -> Params:
     try:
         return {"result": handler(method, params)}
     except CpcError as error:
-        return {
-            "error": {
-                "message": error.message,
-                "hint": error.hint,
-                "exit_code": int(error.exit_code),
-            }
-        }
-    except Exception as error:  # noqa: BLE001 - the other host must hear of our defect
-        return {"error": {"message": f"defect: {type(error).__name__}: {error}", "exit_code": 70}}
+        return {"error": error.as_dict()}
+    except Exception as error:  # the other host must hear of our defect, whatever it is
+        words = f"a defect: {type(error).__name__}: {error}"
+        return {"error": {"message": words, "exit_code": int(ExitCode.DEFECT)}}
 
 
 def _send(link: socket.socket, message: Params) -> None:

@@ -16,7 +16,7 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 
-from cpcctl.errors import UsageError
+from cpcctl.errors import CpcError, ExitCode
 
 SECRET_BYTES = 32
 FINGERPRINT_BYTES = 32
@@ -41,9 +41,7 @@ class Ticket:
     def text(self) -> str:
         """The ticket as it is printed. Contains the secret."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return (
-            f"cpc1:{host}:{self.port}:{_encode(self.fingerprint)}:{_encode(self.secret)}"
-        )
+        return f"cpc1:{host}:{self.port}:{_encode(self.fingerprint)}:{_encode(self.secret)}"
 
     @property
     def address(self) -> str:
@@ -53,7 +51,7 @@ class Ticket:
 
 
 def parse(text: str) -> Ticket:
-    """Read a ticket. :raise UsageError: for anything that is not exactly one."""
+    """Read a ticket. :raise CpcError: (exit 2) for anything that is not exactly one."""
     if len(text) > MAX_TEXT:
         raise _bad("it is too long")
     match = _TEXT.match(text.strip())
@@ -67,7 +65,7 @@ def parse(text: str) -> Ticket:
 
 
 def check_host(text: str) -> str:
-    """A host without brackets. :raise UsageError: when it is none."""
+    """A host without brackets. :raise CpcError: (exit 2) when it is none."""
     if text.startswith("["):
         try:
             return str(ipaddress.IPv6Address(text[1:-1]))
@@ -94,8 +92,9 @@ def _decode(text: str) -> bytes:
     return data
 
 
-def _bad(why: str) -> UsageError:
-    return UsageError(
+def _bad(why: str) -> CpcError:
+    return CpcError(
         f"that is not a ticket: {why}",
+        exit_code=ExitCode.USAGE,
         hint="run `cpcctl receive` on the destination and pass the line it prints",
     )

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The destination's listening port: one control connection, n data streams.
+
+The first byte says which. A control connection continues with TLS and the
+ticket; a data stream with the 32-byte one-time token that its source got over
+the control connection. Anything else is dropped, and `receive` goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import queue
+import secrets
+import socket
+import ssl
+import threading
+
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.link import pump, tls
+
+STREAM = b"D"
+TOKEN_BYTES = 32
+GREETING_SECONDS = 10.0
+PENDING_MAX = 16
+REFUSALS_MAX = 64
+
+
+class Listener:
+    """Accepts in the background; `control` and `stream` wait for what arrived."""
+
+    def __init__(self, host: str, port: int, context: ssl.SSLContext, secret: bytes) -> None:
+        """:raise CpcError: (exit 2) address unknown or port in use."""
+        self._context = context
+        self._secret = secret
+        self._controls: queue.Queue[tuple[ssl.SSLSocket, str]] = queue.Queue()
+        self._streams: dict[bytes, queue.Queue[socket.socket]] = {}
+        self._lock = threading.Lock()
+        self._pending = threading.BoundedSemaphore(PENDING_MAX)
+        self._closed = threading.Event()
+        self.refusals = 0
+        self._socket = _listen(host, port)
+        self.port: int = self._socket.getsockname()[1]
+        self._thread = threading.Thread(target=self._accept, name="cpc-accept", daemon=True)
+        self._thread.start()
+
+    def control(self, timeout: float | None) -> tuple[ssl.SSLSocket, str]:
+        """The next authenticated control connection and its peer's address.
+
+        :raise TimeoutError: none within timeout seconds.
+        """
+        try:
+            return self._controls.get(timeout=timeout)
+        except queue.Empty:
+            raise TimeoutError("no source connected") from None
+
+    def expect_stream(self) -> bytes:
+        """A fresh one-time token for one data stream."""
+        token = secrets.token_bytes(TOKEN_BYTES)
+        with self._lock:
+            self._streams[token] = queue.Queue(1)
+        return token
+
+    def stream(self, token: bytes, timeout: float) -> socket.socket:
+        """The data stream that showed token. :raise TimeoutError: none did."""
+        with self._lock:
+            slot = self._streams[token]
+        try:
+            return slot.get(timeout=timeout)
+        except queue.Empty:
+            raise TimeoutError("the source did not open its data stream") from None
+
+    def forget_streams(self) -> None:
+        """Tokens that were not used are worth nothing any more."""
+        with self._lock:
+            for slot in self._streams.values():
+                with contextlib.suppress(queue.Empty):
+                    slot.get_nowait().close()
+            self._streams.clear()
+
+    def close(self) -> None:
+        """Stop listening; connections already handed out stay open."""
+        self._closed.set()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join(5)
+        self.forget_streams()
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            try:
+                raw, peer = self._socket.accept()
+            except OSError:
+                return
+            if self.refusals >= REFUSALS_MAX or not self._pending.acquire(blocking=False):
+                raw.close()
+                continue
+            threading.Thread(
+                target=self._greet, args=(raw, str(peer[0])), name="cpc-greet", daemon=True
+            ).start()
+
+    def _greet(self, raw: socket.socket, peer: str) -> None:
+        try:
+            raw.settimeout(GREETING_SECONDS)
+            first = tls.read_exact(raw, 1)
+            if first == tls.CONTROL:
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._controls.put((tls.accept(raw, self._context, self._secret), peer))
+                return
+            if first == STREAM and self._claim(tls.read_exact(raw, TOKEN_BYTES), raw):
+                return
+            self.refusals += 1
+            raw.close()
+        except (tls.LinkRefused, OSError, EOFError):
+            self.refusals += 1
+            raw.close()
+        finally:
+            self._pending.release()
+
+    def _claim(self, shown: bytes, raw: socket.socket) -> bool:
+        with self._lock:
+            for token, slot in self._streams.items():
+                if hmac.compare_digest(token, shown) and slot.empty():
+                    pump.tune(raw)
+                    slot.put_nowait(raw)
+                    return True
+        return False
+
+
+def open_stream(host: str, port: int, token: bytes, timeout: float) -> socket.socket:
+    """The source's half of a data stream. :raise OSError: unreachable."""
+    link = socket.create_connection((host, port), timeout)
+    try:
+        link.sendall(STREAM + token)
+        pump.tune(link)
+    except BaseException:
+        link.close()
+        raise
+    return link
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise CpcError(
+            f"cannot listen on {host}:{port}", exit_code=ExitCode.USAGE, cause=str(error)
+        ) from error
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Before listen, so that accepted connections get a large window.
+        pump.enlarge(listening)
+        listening.bind(address)
+        listening.listen(PENDING_MAX)
+    except OSError as error:
+        listening.close()
+        raise CpcError(
+            f"cannot listen on {host}:{port}",
+            exit_code=ExitCode.USAGE,
+            cause=str(error),
+            hint="name another port with --listen HOST:PORT, or 0 for any free one",
+        ) from error
+    return listening

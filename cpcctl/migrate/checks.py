@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preflight: named checks over what both sides say of themselves. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.vm.spec import VmSpec
+
+# Devices whose state lives outside QEMU.
+PASSED_THROUGH = ("vfio-pci", "vfio-pci-nohotplug", "vfio-ccw", "vfio-ap", "usb-host", "scsi-generic",
+                  "scsi-block", "vhost-vdpa-device-pci")
+VTPM = ("tpm-tis", "tpm-crb", "tpm-tis-device", "tpm-spapr")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: what was looked at, and when not ok why and what to do."""
+
+    name: str
+    ok: bool
+    reason: str = ""
+    fix: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """For JSON and for the other host."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What the source tells the destination.
+
+    cpu: features of the guest's CPU model that are on, as QEMU names them.
+    """
+
+    host: str
+    platform: str
+    abi: int
+    firmware_version: str
+    ram: int
+    cpu: tuple[str, ...] = ()
+    disks: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DestinationFacts:
+    """What the destination finds out about itself for one VM.
+
+    memory_needed, memory_available: bytes, everything included.
+    disks: path to "" when it is the same file, else what is wrong.
+    machines: names its QEMU knows; missing_commands: of ours that it lacks.
+    """
+
+    host: str
+    platform: str
+    abi: int
+    firmware_version: str
+    name_taken: bool
+    memory_needed: int
+    memory_available: int
+    machines: frozenset[str]
+    missing_commands: tuple[str, ...]
+    cpu: tuple[str, ...]
+    disks: dict[str, str]
+    files: dict[str, str]
+
+
+def source_checks(
+    spec: VmSpec, argv: Iterable[str], hvcpus: dict[int, str], frozen: bool
+) -> list[Check]:
+    """What the source can tell alone. hvcpus: state of every added one."""
+    devices = [word.split(",")[0] for word in spec.devices] + _devices(argv)
+    passed = sorted({d for d in devices if d in PASSED_THROUGH})
+    tpm = sorted({d for d in devices if d in VTPM})
+    dead = sorted(number for number, state in hvcpus.items() if state == "dead")
+    alive = [number for number, state in hvcpus.items() if state in ("parked", "running")]
+    return [
+        Check(
+            "passthrough",
+            not passed,
+            f"{', '.join(passed)} belongs to this host's hardware",
+            "remove the device from the guest, then migrate",
+        ),
+        Check(
+            "vtpm",
+            not tpm,
+            f"{', '.join(tpm)} keeps its state outside the guest",
+            "start the VM without a vTPM",
+        ),
+        Check(
+            "machine-versioned",
+            spec.versioned,
+            f"machine type {spec.machine} means another machine with another QEMU",
+            "start the VM with a versioned machine type, such as pc-q35-10.0",
+        ),
+        Check(
+            "hvcpu",
+            bool(alive),
+            "no hvCPU was added" if not hvcpus else "every hvCPU is dead",
+            f"cpcctl hvcpu add {spec.name}",
+        ),
+        Check(
+            "hvcpu-alive",
+            not dead,
+            f"hvCPU {', '.join(map(str, dead))} is dead",
+            f"cpcctl hvcpu remove {spec.name} {dead[0] if dead else 0}, "
+            f"then cpcctl hvcpu add {spec.name}",
+        ),
+        Check(
+            "not-migrating",
+            not frozen,
+            "the guest is frozen by an earlier migration",
+            f"cpcctl job list --vm {spec.name}",
+        ),
+    ]
+
+
+def destination_checks(spec: VmSpec, there: SourceFacts, here: DestinationFacts) -> list[Check]:
+    """What only the destination can tell."""
+    missing = sorted(set(there.cpu) - set(here.cpu))
+    bad_disks = {path: why for path, why in here.disks.items() if why}
+    bad_files = {path: why for path, why in here.files.items() if why}
+    return [
+        Check(
+            "name",
+            not here.name_taken,
+            f"a VM {spec.name} is on {here.host} already",
+            f"cpcctl vm stop {spec.name} on {here.host}, or rename it",
+        ),
+        Check(
+            "qemu",
+            not here.missing_commands,
+            f"QEMU on {here.host} is not the patched one: it lacks "
+            + ", ".join(here.missing_commands),
+            "make qemu, or set CPCCTL_QEMU",
+        ),
+        Check(
+            "machine",
+            spec.machine in here.machines,
+            f"QEMU on {here.host} has no machine {spec.machine}",
+            "install a QEMU there that has it",
+        ),
+        Check(
+            "ram",
+            there.ram == spec.memory,
+            f"the running guest has {there.ram >> 20} MiB, its definition {spec.memory >> 20} MiB",
+            "migrate with the definition the VM was started with",
+        ),
+        Check(
+            "memory",
+            here.memory_needed <= here.memory_available,
+            f"{here.memory_needed >> 20} MiB needed, overhead included; "
+            f"{here.memory_available >> 20} MiB available on {here.host}",
+            "stop something there, or choose another host",
+        ),
+        Check(
+            "cpu",
+            not missing,
+            f"the CPU on {here.host} lacks {', '.join(missing)}",
+            "start the VM with a cpu that both hosts have",
+        ),
+        Check(
+            "disks",
+            not bad_disks,
+            "; ".join(f"{path}: {why}" for path, why in bad_disks.items()),
+            "put every disk on storage that both hosts share, under the same path",
+        ),
+        Check(
+            "files",
+            not bad_files,
+            "; ".join(f"{path}: {why}" for path, why in bad_files.items()),
+            f"put the file on {here.host}",
+        ),
+        Check(
+            "platform",
+            there.platform == here.platform,
+            f"{there.host} is {there.platform}, {here.host} is {here.platform}",
+            "migrate between hosts of one platform",
+        ),
+        Check(
+            "firmware",
+            (there.abi, there.firmware_version) == (here.abi, here.firmware_version),
+            f"hvCPU firmware {there.firmware_version} (ABI {there.abi}) on {there.host}, "
+            f"{here.firmware_version} (ABI {here.abi}) on {here.host}",
+            "make firmware on both hosts, and restart the VM",
+        ),
+    ]
+
+
+def refusal(checks: Iterable[Check], host: str) -> CpcError | None:
+    """One error for all that failed; None when nothing did."""
+    failed = [check for check in checks if not check.ok]
+    if not failed:
+        return None
+    return CpcError(
+        "preflight refuses this migration; nothing was changed",
+        exit_code=ExitCode.REFUSED,
+        host=host,
+        cause="\n".join(f"{check.name}: {check.reason}" for check in failed),
+        hint="; ".join(dict.fromkeys(check.fix for check in failed)),
+    )
+
+
+def read(document: object) -> list[Check]:
+    """Checks the other host sent. :raise CpcError: malformed."""
+    found: list[Check] = []
+    if isinstance(document, list):
+        for entry in document:
+            if not isinstance(entry, dict) or not isinstance(entry.get("ok"), bool):
+                break
+            words = [str(entry.get(key, ""))[:4096] for key in ("name", "reason", "fix")]
+            found.append(Check(words[0], entry["ok"], words[1], words[2]))
+        else:
+            return found
+    raise CpcError("the destination's preflight answer makes no sense")
+
+
+def _devices(argv: Iterable[str]) -> list[str]:
+    words = list(argv)
+    return [
+        after.split(",")[0] for word, after in zip(words, words[1:], strict=False)
+        if word == "-device"
+    ]

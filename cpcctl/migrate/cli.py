@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cpcctl migrate VM TICKET."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+from cpcctl.cli.context import Context
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.migrate.options import Options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of migrate."""
+    parser.add_argument("vm", metavar="VM", help="name of the running VM")
+    parser.add_argument(
+        "ticket", metavar="TICKET", help="the line `cpcctl receive` printed there; - reads it"
+    )
+    parser.add_argument(
+        "--bandwidth", type=positive, metavar="MIB",
+        help="send at most so many MiB a second (default: no limit)",
+    )
+    parser.add_argument(
+        "--max-downtime", type=positive, default=300.0, metavar="MS",
+        help="switch over when the guest would pause at most so long (default: 300)",
+    )
+    parser.add_argument(
+        "--timeout", type=positive, metavar="SECONDS",
+        help="how long it may take (default: no limit)",
+    )
+    parser.add_argument(
+        "--on-timeout", choices=("cancel", "pause"), default="cancel",
+        help="then cancel, or stop the guest and finish the copy (default: cancel)",
+    )
+    parser.add_argument(
+        "--peer-timeout", type=positive, default=10.0, metavar="SECONDS",
+        help="silence after which the other host counts as lost (default: 10)",
+    )
+    parser.add_argument(
+        "--streams", type=int, default=0, metavar="N",
+        help="hvCPUs to use on each side (default: all that both have)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="run every check on both hosts, change nothing"
+    )
+    parser.add_argument(
+        "--detach", action="store_true", help="print the job's id and do not wait for it"
+    )
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not math.isfinite(value) or value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
+    return value
+
+
+def run(args: argparse.Namespace, ctx: Context) -> int:
+    """Migrate a VM, or only check whether it could be."""
+    import sys
+
+    from cpcctl.host.state import Folders, VmLock
+    from cpcctl.jobs.store import JobStore
+    from cpcctl.link import ticket as tickets
+    from cpcctl.migrate import follow, recover
+    from cpcctl.vm import lifecycle
+
+    if not 0 <= args.streams <= 16:
+        raise CpcError("--streams must be 0 to 16", exit_code=ExitCode.USAGE)
+    text = sys.stdin.readline() if args.ticket == "-" else args.ticket
+    ticket = tickets.parse(text)
+    options = Options(
+        bandwidth=args.bandwidth * (1 << 20) if args.bandwidth else None,
+        max_downtime=args.max_downtime / 1000,
+        timeout=args.timeout,
+        pause_on_timeout=args.on_timeout == "pause",
+        peer_timeout=args.peer_timeout,
+        streams=args.streams,
+    )
+    folders = Folders.of(ctx.settings)
+    recover.refuse_orphan(ctx.settings, args.vm)
+    lifecycle.attach(ctx.settings, args.vm)
+    with VmLock.take(folders, args.vm, "migrate") as lock:
+        if args.dry_run:
+            return dry_run(ctx, args.vm, ticket.text(), options)
+        data = {"ticket": ticket.text(), "options": options.document()}
+        job = JobStore(folders.jobs).create("migrate", args.vm, ctx.settings.host, **data)
+        child = follow.start_worker(ctx.settings, job, lock)
+    if args.detach:
+        ctx.out.result({"job": job.id}, job.id)
+        return 0
+    record = follow.follow(ctx, job.id, child)
+    if record.state == "running":
+        ctx.out.note(f"the controller of job {job.id} has died; recovering")
+        record = recover.recover(ctx.settings, job.id)
+    return follow.report(ctx, record)
+
+
+def dry_run(ctx: Context, name: str, ticket: str, options: Options) -> int:
+    """Every check on both sides, as a table; the first refusal as the error."""
+    from cpcctl.cli.output import table
+    from cpcctl.jobs.store import Job, JobStore, Record
+    from cpcctl.link import ticket as tickets
+    from cpcctl.migrate.side import Side
+    from cpcctl.migrate.source import Source
+    from cpcctl.vm import lifecycle
+
+    side = Side.attach(lifecycle.attach(ctx.settings, name))
+    record = Record("", "migrate", name, ctx.settings.host, "running", "", 0, 0)
+    job = Job(JobStore(ctx.settings.state_dir), record, 0.0)
+    source = Source(job, side, tickets.parse(ticket), options)
+    try:
+        source.connect()
+        found = source.preflight()
+    finally:
+        source.close()
+    rows = [(check.name, "ok") for check in found]
+    ctx.out.result([check.document() for check in found], table(("CHECK", "RESULT"), rows))
+    return 0

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cpcctl job wait."""
+
+from __future__ import annotations
+
+import argparse
+
+from cpcctl.cli.context import Context
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of job wait."""
+    parser.add_argument("id", metavar="JOB", help="id of the job")
+
+
+def run(args: argparse.Namespace, ctx: Context) -> int:
+    """Follow a job to its end; its result, its error and its exit code."""
+    from cpcctl.errors import CpcError, ExitCode
+    from cpcctl.migrate import follow
+
+    record = follow.follow(ctx, args.id)
+    if record.state == "running":
+        raise CpcError(
+            f"the controller of job {record.id} has died in phase {record.phase}",
+            exit_code=ExitCode.UNPROVEN,
+            host=record.host,
+            hint=f"cpcctl job resume {record.id}",
+        )
+    return follow.report(ctx, record)

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The destination's half: answers the source's requests, one at a time.
+
+Nothing here decides; it does what the source asks when the firmware allows
+it, and gives the guest up when the source stays away.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from cpcctl import abi
+from cpcctl.config.settings import Settings
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.host.qmp import QmpError, QmpGone
+from cpcctl.host.shm import CallError
+from cpcctl.host.state import Folders, VmLock
+from cpcctl.jobs.store import Job
+from cpcctl.link import pump, rpc
+from cpcctl.link.listener import Listener
+from cpcctl.migrate import checks, facts, leftover, session
+from cpcctl.migrate.machine import DestinationFact
+from cpcctl.migrate.side import Side, check_device_state
+from cpcctl.migrate.streams import Streams
+from cpcctl.vm import lifecycle
+from cpcctl.vm import spec as specs
+from cpcctl.vm.spec import VmSpec
+
+STREAM_SECONDS = 30.0
+RECV_SECONDS = 24 * 3600.0
+COMPLETE_LOOK = 0.25
+
+
+class Destination:
+    """One guest that arrives. `fact` says how far it is."""
+
+    def __init__(
+        self, settings: Settings, job: Job, listener: Listener, taps: dict[str, str]
+    ) -> None:
+        self.settings = settings
+        self.job = job
+        self.listener = listener
+        self.taps = taps
+        self.side: Side | None = None
+        self.lock: VmLock | None = None
+        self.streams: Streams | None = None
+        self.fact = DestinationFact.NOTHING
+        self.finished = threading.Event()
+        self.error: CpcError | None = None
+        self._recvs: list[object] = []
+        self._handlers: dict[str, Callable[[rpc.Params], rpc.Params]] = {
+            "hello": self._hello,
+            "clock": lambda _: {"time": time.time()},
+            "preflight": self._preflight,
+            "prepare": self._prepare,
+            "handshake": self._handshake,
+            "confirm": self._confirm,
+            "watch": self._watch,
+            "complete": self._complete,
+            "run": self._run,
+            "query": self._query,
+            "abort": self._abort,
+            "done": self._done,
+        }
+
+    def handle(self, method: str, params: rpc.Params) -> rpc.Params:
+        """Answer one request. :raise CpcError: what it was refused for."""
+        handler = self._handlers.get(method)
+        if handler is None:
+            raise CpcError(f"this version knows no request {method!r}", exit_code=ExitCode.REFUSED)
+        try:
+            return handler(params)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CpcError(
+                f"the request {method!r} makes no sense",
+                exit_code=ExitCode.REFUSED,
+                cause=f"{type(error).__name__}: {error}",
+            ) from error
+        except rpc.LinkLost as error:
+            raise CpcError(str(error), host=self.settings.host) from error
+
+    # ---- before anything is sent ----------------------------------------------
+
+    def _hello(self, params: rpc.Params) -> rpc.Params:
+        self.job.record.data["source"] = str(params["host"])[:256]
+        return {"host": self.settings.host}
+
+    def _preflight(self, params: rpc.Params) -> rpc.Params:
+        return {"checks": [check.document() for check in self._checks(params)[1]]}
+
+    def _checks(self, params: rpc.Params) -> tuple[VmSpec, list[checks.Check]]:
+        spec = specs.read(params["spec"], "the VM that the source sends")
+        source = facts.read_source(params["source"])
+        orphan = leftover.removable(self.settings, spec.name)
+        here = facts.of_destination(self.settings, spec, source, orphan)
+        return spec, checks.destination_checks(spec, source, here)
+
+    def _prepare(self, params: rpc.Params) -> rpc.Params:
+        if self.side is not None:
+            raise CpcError("a VM is being received already", exit_code=ExitCode.BUSY)
+        spec, found = self._checks(params)
+        error = checks.refusal(found, self.settings.host)
+        if error is not None:
+            raise error
+        self.job.record.vm = spec.name
+        lock = VmLock.take(Folders.of(self.settings), spec.name, f"receive {self.job.id}")
+        try:
+            leftover.remove(self.settings, spec.name)
+            self.job.record.data["launched"] = spec.name
+            self.job.phase("prepare")
+            vm = lifecycle.start(
+                self.settings, self._fitted(spec), incoming=True, lock=lock
+            )
+            self.side = Side.attach(vm)
+        except BaseException:
+            lifecycle.discard(self.settings, spec.name)
+            lock.release()
+            raise
+        self.lock = lock
+        self.fact = DestinationFact.RECEIVING
+        return {"hvcpus": len(self.side.hvcpus)}
+
+    def _fitted(self, spec: VmSpec) -> VmSpec:
+        """Network devices have other names here when --nic says so."""
+        nics = tuple(
+            replace(nic, tap=self.taps.get(f"net{index}", self.taps.get(nic.tap, nic.tap)))
+            if nic.tap is not None
+            else nic
+            for index, nic in enumerate(spec.nics)
+        )
+        return replace(spec, nics=nics)
+
+    def _handshake(self, params: rpc.Params) -> rpc.Params:
+        side, suites = self._side(), params["suites"]
+        if type(suites) is not int or not 0 < suites < 1 << 32:
+            raise ValueError("suites")
+        hello = session.open_session(side.main, abi.ROLE_DESTINATION, suites)
+        confirmation = session.accept(side.main, _bytes(params["hello"]))
+        return {"hello": _text(hello), "confirmation": _text(confirmation)}
+
+    def _confirm(self, params: rpc.Params) -> rpc.Params:
+        side, count = self._side(), params["streams"]
+        if type(count) is not int or not 1 <= count <= len(side.hvcpus):
+            raise ValueError("streams")
+        session.confirm(side.main, _bytes(params["confirmation"]))
+        self.job.phase("receive")
+        tokens = [self.listener.expect_stream() for _ in range(count)]
+        streams = self.streams = Streams(count)
+        self._recvs = [streams.submit(lambda s=s: self._recv(s)) for s in range(count)]  # type: ignore[misc]
+        self._connected = streams.submit(lambda: self._start_pumps(tokens))
+        return {"tokens": [_text(token) for token in tokens]}
+
+    def _start_pumps(self, tokens: list[bytes]) -> None:
+        side, streams = self._side(), self._streams()
+        links = [self.listener.stream(token, STREAM_SECONDS) for token in tokens]
+        streams.start_pumps(
+            [pump.Receiver(side.port(stream), link) for stream, link in enumerate(links)]
+        )
+
+    def _recv(self, stream: int) -> None:
+        streams = self._streams()
+        session.recv(
+            self._side().hvcpus[stream], stream, streams.cancelled.is_set, RECV_SECONDS
+        )
+
+    def _watch(self, _: rpc.Params) -> rpc.Params:
+        """Fails with the cause when a stream has failed."""
+        streams = self._streams()
+        streams.check()
+        for call in (self._connected, *self._recvs):
+            if call.done():  # type: ignore[attr-defined]
+                call.result()  # type: ignore[attr-defined]
+        return {"bytes": streams.bytes_moved}
+
+    # ---- the handover ----------------------------------------------------------
+
+    def _complete(self, params: rpc.Params) -> rpc.Params:
+        devices = check_device_state(params["devices"])
+        side, streams = self._side(), self._streams()
+        streams.wait(self._recvs, lambda: None, COMPLETE_LOOK)  # type: ignore[arg-type]
+        side.load_devices(devices)
+        side.disks(True)
+        token = session.prepare(side.main)
+        self.fact = DestinationFact.PREPARED
+        return {"token": _text(token)}
+
+    def _run(self, params: rpc.Params) -> rpc.Params:
+        side = self._side()
+        token = session.run(side.main, _bytes(params["token"]))
+        try:
+            released = side.event_time("CPC_RELEASED")
+        except TimeoutError:  # asked again: the event was taken the first time
+            released = time.time()
+        self.fact = DestinationFact.RUNNING
+        self._announce()
+        self.job.record.data["running"] = _text(token)
+        self.job.phase("running")
+        return {"token": _text(token), "released_at": released}
+
+    def _announce(self) -> None:
+        """Tell the network where the guest is now; the switchover is ours, not QEMU's."""
+        with contextlib.suppress(QmpError):
+            self._side().qmp.execute(
+                "announce-self", initial=50, max=550, rounds=5, step=100
+            )
+
+    def _query(self, _: rpc.Params) -> rpc.Params:
+        """How far the firmware is; with the token that proves it where there is one."""
+        self.refresh()
+        token = self.job.record.data.get("abort" if self.fact is DestinationFact.ABORTED else "", "")
+        return {"fact": self.fact.name, "token": token}
+
+    def refresh(self) -> None:
+        """Ask the firmware anew; for a shell found after a crash too."""
+        if self.side is None or self.fact in (DestinationFact.ABORTED, DestinationFact.NOTHING):
+            return
+        if not self.side.vm.alive:
+            self.fact = DestinationFact.DEAD
+            return
+        phase = self.side.query().phase
+        self.fact = {
+            abi.PHASE_PREPARED: DestinationFact.PREPARED,
+            abi.PHASE_RUNNING: DestinationFact.RUNNING,
+            abi.PHASE_ABORTED: DestinationFact.ABORTED,
+        }.get(phase, DestinationFact.RECEIVING)
+
+    def _done(self, _: rpc.Params) -> rpc.Params:
+        self.finished.set()
+        return {}
+
+    # ---- giving up ---------------------------------------------------------------
+
+    def _abort(self, params: rpc.Params) -> rpc.Params:
+        words = str(params.get("reason", "the source cancelled the migration"))[:512]
+        token = self.give_up(CpcError(words, host=self.job.record.data.get("source")))
+        self.finished.set()
+        return {"token": _text(token)}
+
+    def give_up(self, reason: CpcError) -> bytes:
+        """Abort for ever, keep the token, end QEMU, remove what is left.
+
+        :raise CpcError: (5) the guest may be running here.
+        """
+        if self.fact is DestinationFact.ABORTED or self.side is None:
+            self.error = self.error or reason
+            return base64.b64decode(self.job.record.data.get("abort", ""))
+        side = self.side
+        if self.streams is not None:
+            self.streams.stop()
+        token = b""
+        if side.vm.alive:
+            try:
+                side.settle_calls()
+                token = side.abort()
+            except QmpGone:
+                token = b""
+            except CallError as error:
+                raise CpcError(
+                    f"VM {side.vm.name} cannot be given up on {self.settings.host}",
+                    exit_code=ExitCode.UNPROVEN,
+                    host=self.settings.host,
+                    cause=error.cause,
+                    hint=f"cpcctl vm status {side.vm.name}, on both hosts",
+                ) from error
+        self.job.record.data["abort"] = _text(token)
+        self.job.record.data.pop("launched", None)
+        with contextlib.suppress(CpcError):  # a full disk must not keep the shell alive
+            self.job.save()
+        self.fact = DestinationFact.ABORTED if token else DestinationFact.NOTHING
+        self.error = self.error or reason
+        side.close()
+        lifecycle.discard(self.settings, side.vm.name)
+        self.side = None
+        if self.lock is not None:
+            self.lock.release()
+        return token
+
+    def close(self) -> None:
+        """Hang up; the guest stays as it is."""
+        if self.streams is not None:
+            self.streams.stop()
+        if self.side is not None:
+            self.side.close()
+        if self.lock is not None:
+            self.lock.release()
+
+    def _side(self) -> Side:
+        if self.side is None:
+            raise CpcError("no VM is being received", exit_code=ExitCode.REFUSED)
+        return self.side
+
+    def _streams(self) -> Streams:
+        if self.streams is None:
+            raise CpcError("no data stream is open", exit_code=ExitCode.REFUSED)
+        return self.streams
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _bytes(text: object) -> bytes:
+    return base64.b64decode(str(text), validate=True)

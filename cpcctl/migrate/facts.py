@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Collects what the preflight checks need, on either side. Changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from cpcctl import abi
+from cpcctl.config.settings import Settings
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.host import find
+from cpcctl.host.qmp import Qmp, QmpError
+from cpcctl.host.state import Folders
+from cpcctl.migrate.checks import DestinationFacts, SourceFacts
+from cpcctl.migrate.side import Side
+from cpcctl.vm import command, lifecycle
+from cpcctl.vm.spec import VmSpec
+
+def of_source(side: Side) -> SourceFacts:
+    """What the destination must know of the running VM."""
+    spec, info = side.vm.spec, side.info()
+    ram = side.qmp.execute("query-memory-size-summary")
+    return SourceFacts(
+        host=side.vm.host,
+        platform=spec.platform,
+        abi=info["abi"],
+        firmware_version=info["firmware-version"],
+        ram=int(ram["base-memory"]) + int(ram.get("plugged-memory", 0)),
+        cpu=cpu_features(side.qmp, spec.cpu),
+        disks={disk.path: disk_mark(disk.path) for disk in spec.disks},
+    )
+
+
+def source_document(facts: SourceFacts) -> dict[str, Any]:
+    """As it goes over the link."""
+    return {**vars(facts), "cpu": list(facts.cpu)}
+
+
+def read_source(document: object) -> SourceFacts:
+    """What came over the link. :raise CpcError: (3) malformed."""
+    if isinstance(document, dict):
+        cpu, disks = document.get("cpu"), document.get("disks")
+        texts = [document.get(key) for key in ("host", "platform", "firmware_version")]
+        numbers = [document.get(key) for key in ("abi", "ram")]
+        if (
+            all(isinstance(t, str) and len(t) < 256 for t in texts)
+            and all(type(n) is int and n >= 0 for n in numbers)
+            and isinstance(cpu, list)
+            and all(isinstance(name, str) for name in cpu)
+            and isinstance(disks, dict)
+            and all(isinstance(mark, str) for mark in disks.values())
+        ):
+            return SourceFacts(
+                document["host"], document["platform"], document["abi"],
+                document["firmware_version"], document["ram"], tuple(cpu), disks,
+            )
+    raise CpcError("the source's facts make no sense", exit_code=ExitCode.REFUSED)
+
+
+def of_destination(
+    settings: Settings, spec: VmSpec, source: SourceFacts, ours_to_remove: bool
+) -> DestinationFacts:
+    """What this host can offer.
+
+    ours_to_remove: what has the VM's name here is the leftover of a receive
+    that lost its controller and never ran.
+    """
+    binary = find.qemu_binary(settings)
+    data = find.qemu_data(settings, binary)
+    qemu = find.probe(binary, data)
+    taken = spec.name in Folders.of(settings).vm_names() and not ours_to_remove
+    return DestinationFacts(
+        host=settings.host,
+        platform="plain",
+        abi=abi.ABI_VERSION,
+        firmware_version=find.firmware_version(find.firmware_image(settings)),
+        name_taken=taken,
+        memory_needed=spec.memory + lifecycle.OVERHEAD + command.layout(spec).size,
+        memory_available=lifecycle.available_memory(),
+        machines=frozenset(qemu.machines.values()),
+        missing_commands=qemu.missing,
+        cpu=find.ask(binary, data, lambda qmp: cpu_features(qmp, spec.cpu)),
+        disks={
+            disk.path: disk_problem(disk.path, source.disks.get(disk.path, ""))
+            for disk in spec.disks
+        },
+        files={
+            path: "" if Path(path).is_file() else "is not there"
+            for path in (spec.kernel, spec.initrd, spec.uefi_code, spec.uefi_vars)
+            if path is not None
+        },
+    )
+
+
+def cpu_features(qmp: Qmp, model: str) -> tuple[str, ...]:
+    """Features that a CPU model means with this QEMU on this host."""
+    name, *words = model.split(",")
+    props: dict[str, Any] = {}
+    for word in words:
+        if word[:1] in "+-":
+            props[word[1:]] = word[0] == "+"
+        elif "=" in word:
+            key, _, value = word.partition("=")
+            props[key] = {"on": True, "off": False}.get(value, value)
+    try:
+        answer = qmp.execute_raw(
+            "query-cpu-model-expansion",
+            {"type": "full", "model": {"name": name, "props": props}},
+        )
+    except QmpError as error:
+        raise CpcError(
+            f"QEMU on this host has no CPU {model}",
+            exit_code=ExitCode.REFUSED,
+            cause=error.cause,
+        ) from error
+    return tuple(sorted(key for key, on in answer["model"]["props"].items() if on is True))
+
+
+def disk_mark(path: str) -> str:
+    """What tells a shared file from a copy of it.
+
+    The guest may be writing to it, and a sparse file grows, so neither content
+    nor size will do: it is the inode number, which a shared file system shows
+    to all its clients alike.
+    """
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise CpcError(
+            f"the disk {path} cannot be looked at", exit_code=ExitCode.REFUSED, cause=str(error)
+        ) from error
+    return hashlib.sha256(f"{found.st_ino}".encode()).hexdigest()
+
+
+def disk_problem(path: str, mark: str) -> str:
+    """"" when the file here is the one that has this mark on the source."""
+    try:
+        if disk_mark(path) != mark:
+            return "is another file there than on the source: it is not shared"
+        with open(path, "r+b"):
+            return ""
+    except CpcError as error:
+        return error.cause or error.message
+    except OSError as error:
+        return str(error)

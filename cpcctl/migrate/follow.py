@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The front end of a migration: start its worker, show a job, cancel, report."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from cpcctl.cli.context import Context
+from cpcctl.cli.output import pairs, size
+from cpcctl.config.settings import NAMES, Settings
+from cpcctl.errors import CpcError, ExitCode, Terminated
+from cpcctl.host.state import Folders, VmLock
+from cpcctl.jobs.store import INTERRUPTED, RUNNING, Job, JobStore, Record
+
+LOOK_SECONDS = 0.05
+TOP = Path(__file__).resolve().parents[2]
+NOT_ATTESTED = "peer: not attested (mutual attestation is not part of this version)"
+
+
+def start_worker(settings: Settings, job: Job, lock: VmLock) -> subprocess.Popen[bytes]:
+    """Start the process that runs the job; it holds the lock from now on."""
+    log = Folders.of(settings).jobs / f"{job.id}.log"
+    named = {name: getattr(settings, name) for name in NAMES}
+    chosen = {f"CPCCTL_{name.upper()}": str(v) for name, v in named.items() if v is not None}
+    paths = [str(TOP), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with log.open("ab") as output:
+        os.chmod(log, 0o600)
+        return subprocess.Popen(
+            [sys.executable, "-m", "cpcctl.migrate.worker", job.id],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            cwd="/",
+            pass_fds=(lock.fileno(),),
+            env={**os.environ, **chosen, "PYTHONPATH": os.pathsep.join(paths)},
+        )
+
+
+def follow(ctx: Context, job_id: str, child: subprocess.Popen[bytes] | None = None) -> Record:
+    """Show a job until it has ended or its controller is gone; Ctrl-C cancels it."""
+    store = JobStore(Folders.of(ctx.settings).jobs)
+    progress = ctx.progress()
+    phase, asked, number = "", 0, 0
+    ok = False
+    try:
+        while True:
+            try:
+                record = store.load(job_id)
+                if child is not None and child.poll() is not None:
+                    record = store.load(job_id)  # what it wrote last
+                ended = record.state != RUNNING
+                gone = child.poll() is not None if child else record.seen_state == INTERRUPTED
+                if ended or gone:
+                    ok = record.state == "done"
+                    break
+                if record.phase != phase:
+                    phase = record.phase
+                    progress.phase(phase)
+                note = record.progress
+                progress.update(
+                    note.get("bytes_sent", 0),
+                    note.get("bytes_expected"),
+                    f"round {note['round']}" if "round" in note else "",
+                )
+                time.sleep(LOOK_SECONDS)
+            except (KeyboardInterrupt, Terminated) as stop:
+                number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+                if not asked:
+                    ctx.out.note("cancelling; waiting until it is clear where the VM is")
+                asked += 1
+                request_cancel(store.load(job_id), child)
+    finally:
+        progress.finish(ok)
+    if number == signal.SIGTERM and record.exit_code == ExitCode.INTERRUPTED:
+        record.exit_code = int(ExitCode.TERMINATED)
+    return record
+
+
+def request_cancel(record: Record, child: subprocess.Popen[bytes] | None = None) -> None:
+    """Ask a job's controller to cancel; one that has gone hears nothing."""
+    if record.kind == "migrate" and child is not None and record.pid == os.getpid():
+        child.send_signal(signal.SIGTERM)  # it has not taken the job over yet
+    else:
+        record.process.signal(signal.SIGTERM)
+
+
+def report(ctx: Context, record: Record) -> int:
+    """Print an ended job's result or its error; its exit code."""
+    code = record.exit_code if record.exit_code is not None else int(ExitCode.UNPROVEN)
+    if record.error is not None:
+        raise as_error(record.error, code)
+    ctx.out.result(record.result, describe(record.result) if record.result else "")
+    return code
+
+
+def as_error(document: dict[str, Any], code: int) -> CpcError:
+    """The error that ended a job, to raise again."""
+    texts = {key: document.get(key) for key in ("host", "cause", "hint")}
+    try:
+        exit_code = ExitCode(code)
+    except ValueError:
+        exit_code = ExitCode.UNPROVEN
+    return CpcError(
+        str(document.get("message")),
+        exit_code=exit_code,
+        **{key: str(value) if value else None for key, value in texts.items()},
+    )
+
+
+def describe(result: dict[str, Any]) -> str:
+    """A migration's result for people."""
+    from cpcctl.vm.lifecycle import PROTECTION
+
+    items: list[tuple[str, object]] = [
+        ("moved", f"{result['vm']} from {result['source']} to {result['destination']}"),
+        ("total", _seconds(result["total_seconds"])),
+        ("downtime", _seconds(result["downtime_seconds"])),
+        ("sent", f"{size(result['bytes_sent'])} over {result['streams']} stream(s)"),
+        ("cipher", result["suite"]),
+    ]
+    for entry in result["phases"]:
+        items.append((f"phase {entry['name']}", _seconds(entry["seconds"])))
+    for entry in result["rounds"]:
+        dirty = "" if entry["dirty"] is None else f", then {entry['dirty']} pages dirty"
+        items.append(
+            (
+                f"round {entry['number']}",
+                f"{entry['pages']} pages and {entry['zero_pages']} zero pages, "
+                f"{size(entry['bytes'])} in {_seconds(entry['seconds'])}{dirty}",
+            )
+        )
+    return "\n".join([pairs(items), NOT_ATTESTED, PROTECTION["plain"]])
+
+
+def _seconds(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.3f} s"

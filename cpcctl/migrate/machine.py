@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The phase machine of a migration: what follows when something happens. Pure.
+
+The one line that matters is COMMIT. Before it the guest belongs to the source
+and every trouble ends with the source running. From the moment the source's
+firmware may have signed COMMIT only the destination's firmware can settle it:
+by RUNNING (done) or by ABORT (the source resumes). What cannot be settled is
+reported as not proven, never guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+from cpcctl.errors import ExitCode
+
+
+class Phase(IntEnum):
+    """Where a job stands; the order is the order in time."""
+
+    PREFLIGHT = 0
+    HANDSHAKE = 1
+    COPY = 2
+    FREEZE = 3
+    FINAL = 4
+    STATE = 5
+    PREPARE = 6
+    COMMIT = 7  # from here on the source's firmware may have committed
+    RUN = 8
+    FINISHED = 9
+
+    @property
+    def word(self) -> str:
+        """As it is shown."""
+        return self.name.lower()
+
+
+class Event(Enum):
+    """What can happen besides progress."""
+
+    CANCEL = "cancelled"
+    TIMEOUT = "timed out"
+    PEER_LOST = "the destination cannot be reached"
+    PEER_ERROR = "the destination failed"
+    HVCPU_DEAD = "an hvCPU is dead"
+    FAILURE = "a step on the source failed"
+    QEMU_DEAD = "QEMU on the source has gone"
+
+
+class Action(Enum):
+    """What the driver must do, in this order."""
+
+    IGNORE = "go on"
+    PAUSE_GUEST = "stop the guest and go on copying"
+    REVIVE_HVCPU = "remove and add the dead hvCPU"
+    ABORT_DESTINATION = "make the destination give up"
+    RESUME_SOURCE = "let the guest run on the source"
+    SETTLE = "ask both firmwares who runs the guest"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """actions, and the exit code once they have succeeded (None: not over)."""
+
+    actions: tuple[Action, ...]
+    exit_code: ExitCode | None
+
+
+def decide(phase: Phase, event: Event, *, pause_on_timeout: bool = False) -> Plan:
+    """What follows event in phase."""
+    if phase is Phase.FINISHED:
+        return Plan((Action.IGNORE,), None)
+    if event is Event.QEMU_DEAD:
+        if phase >= Phase.COMMIT:
+            return Plan((Action.SETTLE,), None)
+        if phase is Phase.PREFLIGHT:
+            return Plan((), ExitCode.UNREACHABLE)
+        return Plan((Action.ABORT_DESTINATION,), ExitCode.LOST)
+    if phase >= Phase.COMMIT:
+        if event in (Event.CANCEL, Event.TIMEOUT):
+            return Plan((Action.IGNORE,), None)
+        if event is Event.HVCPU_DEAD:
+            return Plan((Action.REVIVE_HVCPU, Action.SETTLE), None)
+        return Plan((Action.SETTLE,), None)
+    if event is Event.TIMEOUT and pause_on_timeout:
+        # Once frozen the copy is about to end; pausing adds nothing.
+        act = Action.PAUSE_GUEST if phase <= Phase.COPY else Action.IGNORE
+        return Plan((act,), None)
+    return Plan(_undo(phase, event), _exit_before_commit(phase, event))
+
+
+def _undo(phase: Phase, event: Event) -> tuple[Action, ...]:
+    if phase is Phase.PREFLIGHT:
+        return ()
+    actions = [Action.RESUME_SOURCE]
+    if event is Event.HVCPU_DEAD:
+        actions.insert(0, Action.REVIVE_HVCPU)
+    # The guest runs first; the destination's leftovers can wait for that.
+    if event is not Event.PEER_LOST:
+        actions.append(Action.ABORT_DESTINATION)
+    return tuple(actions)
+
+
+def _exit_before_commit(phase: Phase, event: Event) -> ExitCode:
+    if event is Event.CANCEL:
+        return ExitCode.INTERRUPTED
+    if event is Event.TIMEOUT:
+        return ExitCode.TIMED_OUT
+    if event is Event.PEER_LOST and phase is Phase.PREFLIGHT:
+        return ExitCode.UNREACHABLE
+    return ExitCode.FAILED
+
+
+class SourceFact(Enum):
+    """What the source's firmware says (or that nobody can say it any more)."""
+
+    HOLDS = "has not committed"
+    COMMITTED = "has committed"
+    TOLD = "knows that the destination runs"
+    RELEASED = "runs the guest, no migration is open"
+    DEAD = "QEMU has gone"
+    UNKNOWN = "cannot be asked"
+
+
+class DestinationFact(Enum):
+    """What the destination's firmware says."""
+
+    NOTHING = "has nothing of this guest"
+    RECEIVING = "has not everything yet"
+    PREPARED = "is ready and waits for the commit"
+    RUNNING = "runs the guest"
+    ABORTED = "has given up for ever"
+    DEAD = "QEMU has gone"
+    UNREACHABLE = "cannot be asked"
+
+
+class Step(Enum):
+    """How a job whose place was in doubt is settled."""
+
+    RESUME = "resume the source"
+    RESUME_WITH_ABORT = "resume the source with the destination's abort"
+    SEND_COMMIT = "give the destination the commit"
+    FINISH = "tell the source that the destination runs"
+    CLEAN_SOURCE = "remove what is left on the source"
+    NOTHING = "nothing to do"
+    LOST = "proven lost"
+    UNPROVEN = "not proven"
+
+
+def settle(source: SourceFact, destination: DestinationFact, *, commit_token: bool) -> Step:
+    """Who must run the guest, from what both sides say.
+
+    commit_token: the controller still has the COMMIT that the source signed.
+    """
+    if source is SourceFact.RELEASED:
+        return Step.NOTHING
+    if source is SourceFact.HOLDS:
+        return Step.RESUME
+    if source is SourceFact.TOLD:
+        return Step.CLEAN_SOURCE
+    by_destination = {
+        DestinationFact.UNREACHABLE: Step.UNPROVEN,
+        DestinationFact.RUNNING: Step.FINISH,
+        DestinationFact.ABORTED: Step.RESUME_WITH_ABORT,
+        DestinationFact.PREPARED: Step.SEND_COMMIT,
+        DestinationFact.NOTHING: Step.LOST,
+        DestinationFact.RECEIVING: Step.LOST,
+        DestinationFact.DEAD: Step.LOST,
+    }
+    step = by_destination[destination]
+    if source is SourceFact.COMMITTED:
+        # A destination that never got everything cannot have led to a commit.
+        contradiction = destination in (DestinationFact.NOTHING, DestinationFact.RECEIVING)
+        return Step.UNPROVEN if contradiction else step
+    if source is SourceFact.UNKNOWN:
+        return Step.FINISH if destination is DestinationFact.RUNNING else Step.UNPROVEN
+    if step is Step.FINISH:
+        return Step.CLEAN_SOURCE
+    if step is Step.RESUME_WITH_ABORT or (step is Step.SEND_COMMIT and not commit_token):
+        return Step.LOST
+    return step

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of one `receive`: listen, serve the source, wait for it when it is lost."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import secrets
+import signal
+import socket
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cpcctl.cli.context import Context
+from cpcctl.errors import CpcError, ExitCode, Terminated
+from cpcctl.host.state import Folders, VmLock, make_folder, remove_tree
+from cpcctl.jobs.store import Job, JobStore
+from cpcctl.link import rpc, tls
+from cpcctl.link.listener import Listener
+from cpcctl.link.ticket import SECRET_BYTES, Ticket
+from cpcctl.migrate.destination import Destination
+from cpcctl.migrate.machine import DestinationFact
+from cpcctl.migrate.side import Side
+from cpcctl.vm import lifecycle
+
+WILDCARDS = ("0.0.0.0", "::")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the operator asked for; kept in the job for `job resume`. Seconds."""
+
+    host: str
+    port: int
+    address: str | None
+    taps: dict[str, str]
+    wait: float | None
+    grace: float
+    peer_timeout: float
+
+
+def receive(ctx: Context, wishes: Wishes) -> int:
+    """A fresh receive: ticket, wait, guest. The exit code."""
+    folders = Folders.of(ctx.settings)
+    job = JobStore(folders.jobs).create("receive", "", ctx.settings.host)
+    try:
+        folder = make_folder(_folder(folders, job.id))
+        identity = tls.make_identity(folder)
+        secret = secrets.token_bytes(SECRET_BYTES)
+        listener = Listener(wishes.host, wishes.port, tls.server_context(identity), secret)
+        wishes = replace(wishes, port=listener.port)
+        job.record.data.update(
+            secret=base64.b64encode(secret).decode("ascii"), wishes=asdict(wishes)
+        )
+        job.phase("wait")
+    except CpcError as error:
+        job.finish("failed", error=error)
+        raise
+    address = wishes.address or (
+        socket.gethostname() if wishes.host in WILDCARDS else wishes.host
+    )
+    ticket = Ticket(address, listener.port, identity.fingerprint, secret)
+    _say(ctx, {"ticket": ticket.text(), "job": job.id}, ticket.text())
+    destination = Destination(ctx.settings, job, listener, wishes.taps)
+    return _end(ctx, job, destination, wishes, wishes.wait)
+
+
+def resume(ctx: Context, job: Job) -> int:
+    """Go on with a receive whose controller died; the same port and ticket."""
+    data = job.record.data
+    wishes = Wishes(**data["wishes"])
+    identity = tls.load_identity(_folder(Folders.of(ctx.settings), job.id))
+    secret = base64.b64decode(data["secret"])
+    listener = Listener(wishes.host, wishes.port, tls.server_context(identity), secret)
+    destination = Destination(ctx.settings, job, listener, wishes.taps)
+    name = data.get("launched")
+    if name:
+        destination.lock = VmLock.take(Folders.of(ctx.settings), name, f"receive {job.id}")
+        with contextlib.suppress(CpcError):
+            destination.side = Side.attach(lifecycle.attach(ctx.settings, name))
+            destination.side.settle_calls()
+        destination.fact = DestinationFact.RECEIVING if destination.side else DestinationFact.DEAD
+        destination.refresh()
+    elif data.get("abort"):
+        destination.fact = DestinationFact.ABORTED
+    job.phase("wait")
+    return _end(ctx, job, destination, wishes, wishes.grace)
+
+
+def _end(
+    ctx: Context, job: Job, destination: Destination, wishes: Wishes, wait: float | None
+) -> int:
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        _serve(destination, wishes, wait)
+    except (KeyboardInterrupt, Terminated) as stop:
+        code = ExitCode.TERMINATED if isinstance(stop, Terminated) else ExitCode.INTERRUPTED
+        error = CpcError("receive was interrupted", exit_code=code, host=ctx.settings.host)
+        try:
+            _abandon(destination, error)
+        except CpcError as worse:
+            destination.error = worse
+    except CpcError as error:
+        destination.error = error
+    finally:
+        destination.listener.close()
+        destination.close()
+    return _report(ctx, job, destination)
+
+
+def _serve(destination: Destination, wishes: Wishes, wait: float | None) -> None:
+    """Serve one source after the other until the guest is settled."""
+    while not destination.finished.is_set():
+        try:
+            link, peer = destination.listener.control(wait)
+        except TimeoutError:
+            _abandon(destination, _lonely(destination, wishes))
+            return
+        destination.job.record.data["peer"] = peer
+        try:
+            rpc.serve(link, destination.handle, wishes.peer_timeout)
+        except rpc.LinkLost:
+            pass  # whatever it was, the source may come back with its ticket
+        finally:
+            with contextlib.suppress(OSError):
+                link.close()
+        if destination.side is not None or destination.fact is not DestinationFact.NOTHING:
+            wait = wishes.grace
+
+
+def _abandon(destination: Destination, error: CpcError) -> None:
+    """Nobody comes (back): keep a guest that runs here, give up any other."""
+    destination.refresh()
+    if destination.fact is DestinationFact.RUNNING:
+        return
+    destination.give_up(error)
+
+
+def _lonely(destination: Destination, wishes: Wishes) -> CpcError:
+    if destination.fact is DestinationFact.NOTHING:
+        return CpcError(
+            f"no source came within {wishes.wait or wishes.grace:g} s",
+            exit_code=ExitCode.TIMED_OUT,
+            hint="run `cpcctl receive` again and pass its ticket to `cpcctl migrate`",
+        )
+    return CpcError(
+        f"the source did not come back within {wishes.grace:g} s; "
+        "this side gave the guest up for ever",
+        hint="look at `cpcctl job list` on the source",
+    )
+
+
+def _report(ctx: Context, job: Job, destination: Destination) -> int:
+    name = job.record.vm
+    if destination.fact is DestinationFact.RUNNING:
+        result: dict[str, Any] = {"vm": name, "host": ctx.settings.host, "state": "running"}
+        _forget_secrets(ctx, job)
+        job.finish("done", result=result)
+        _say(ctx, result, f"{name} runs on {ctx.settings.host}")
+        return 0
+    error = destination.error or CpcError("the source left", host=ctx.settings.host)
+    state = {ExitCode.UNPROVEN: "unproven", ExitCode.REFUSED: "refused"}.get(error.exit_code)
+    if destination.fact is DestinationFact.NOTHING:
+        _forget_secrets(ctx, job)
+    job.finish(state or "failed", error=error)
+    raise error
+
+
+def _forget_secrets(ctx: Context, job: Job) -> None:
+    """The ticket is used up."""
+    job.record.data.pop("secret", None)
+    remove_tree(_folder(Folders.of(ctx.settings), job.id))
+
+
+def _say(ctx: Context, value: dict[str, Any], text: str) -> None:
+    """One line for each thing that happens, in either format, at once."""
+    line = json.dumps(value) if ctx.out.format == "json" else text
+    print(line, file=ctx.out.stdout, flush=True)
+
+
+def _folder(folders: Folders, job_id: str) -> Path:
+    return folders.jobs / f"{job_id}.link"
+
+
+def _terminated(_signal: int, _frame: object) -> None:
+    raise Terminated

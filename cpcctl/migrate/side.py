@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One side's machine during a migration: its QEMU, rings and hvCPUs."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+from cpcctl import abi
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.host.firmware import Hvcpu
+from cpcctl.host.qmp import Event, Qmp
+from cpcctl.host.shm import CallError, RingFile
+from cpcctl.link.pump import Port
+from cpcctl.migrate import session
+from cpcctl.vm.lifecycle import Vm
+
+EVENT_SECONDS = 5.0
+
+
+@dataclass
+class Side:
+    """Made by attach(); close() hangs up and leaves the machine as it is."""
+
+    vm: Vm
+    qmp: Qmp
+    rings: RingFile
+    hvcpus: list[Hvcpu]
+
+    @classmethod
+    def attach(cls, vm: Vm) -> Side:
+        """Take the VM's QMP socket for jobs.
+
+        :raise CpcError: (4) QEMU or the ring file is gone, (3) no hvCPU to use.
+        """
+        qmp = vm.qmp(job=True)
+        try:
+            entries = qmp.require_cpc()["hvcpus"]
+            rings = vm.rings()
+        except BaseException:
+            qmp.close()
+            raise
+        usable = [e["id"] for e in entries if e["state"] in ("parked", "running")]
+        side = cls(vm, qmp, rings, [vm.hvcpu(qmp, rings, number) for number in usable])
+        if not usable:
+            side.close()
+            states = ", ".join(
+                f"{e['id']} {e['state']}" for e in entries if e["state"] != "inactive"
+            )
+            raise CpcError(
+                f"VM {vm.name} has no hvCPU that can be called",
+                exit_code=ExitCode.REFUSED,
+                host=vm.host,
+                cause=states or "none was added",
+                hint=f"cpcctl hvcpu add {vm.name}",
+            )
+        return side
+
+    def close(self) -> None:
+        """Hang up; may be called twice."""
+        self.qmp.close()
+        self.rings.close()
+
+    @property
+    def main(self) -> Hvcpu:
+        """The hvCPU of stream 0, which runs every call that is not a stream's."""
+        return self.hvcpus[0]
+
+    def port(self, stream: int) -> Port:
+        """What a pump needs of the hvCPU of a stream."""
+        hvcpu = self.hvcpus[stream]
+        return Port(
+            hvcpu.ring, lambda: hvcpu.mailbox.state == abi.STATE_YIELDED, hvcpu.wake
+        )
+
+    def settle_calls(self) -> None:
+        """End calls that a controller which died left behind."""
+        for hvcpu in self.hvcpus:
+            hvcpu.settle()
+
+    def query(self) -> session.SessionInfo:
+        """The firmware's session."""
+        return session.query(self.main)
+
+    def info(self) -> dict[str, Any]:
+        """query-cpc."""
+        return self.qmp.require_cpc()
+
+    def dead_hvcpus(self) -> list[int]:
+        """Numbers of hvCPUs that a fault stopped."""
+        return [e["id"] for e in self.info()["hvcpus"] if e["state"] == "dead"]
+
+    def revive(self) -> None:
+        """Remove and add dead hvCPUs; the session lives in the firmware, not in them."""
+        for number in self.dead_hvcpus():
+            self.qmp.execute("cpc-hvcpu-remove", id=number)
+            self.qmp.execute("cpc-hvcpu-add", id=number)
+
+    def dirty_log(self, enable: bool) -> None:
+        """Start or stop recording dirty pages."""
+        self.qmp.execute("cpc-dirty-log", enable=enable)
+
+    def dirty_sync(self) -> int:
+        """Bring the dirty hint up to date; pages found dirty."""
+        return int(self.qmp.execute("cpc-dirty-sync")["dirty-pages"])
+
+    def disks(self, active: bool) -> None:
+        """Take or drop every disk's lock. :raise QmpError: another QEMU holds one."""
+        self.qmp.execute("blockdev-set-active", active=active)
+
+    def save_devices(self) -> str:
+        """Device state of the frozen guest, base64."""
+        return str(self.qmp.execute("cpc-save-device-state")["data"])
+
+    def load_devices(self, data: str) -> None:
+        """Load it into the frozen, incoming guest."""
+        self.qmp.execute("cpc-load-device-state", data=data)
+
+    def event_time(self, name: str) -> float:
+        """When QEMU emitted an event, in seconds of its host's clock."""
+
+        def wanted(event: Event) -> bool:
+            return bool(event["event"] == name)
+
+        stamp = self.qmp.wait_event(wanted, EVENT_SECONDS)["timestamp"]
+        return float(stamp["seconds"]) + float(stamp["microseconds"]) / 1e6
+
+    def abort(self) -> bytes:
+        """Give up for ever; the token, or b"" when no session was ever opened."""
+        try:
+            return session.abort(self.main)
+        except CallError as error:
+            if error.status == abi.S_NO_SESSION:
+                return b""
+            raise
+
+    def resume(self, token: bytes = b"") -> None:
+        """Let the source's guest run; no open session means that it does."""
+        try:
+            session.resume(self.main, token)
+        except CallError as error:
+            if error.status != abi.S_NO_SESSION:
+                raise
+
+
+def check_device_state(data: object) -> str:
+    """The other host's device state, as far as its form goes. :raise CpcError: (3)."""
+    if isinstance(data, str):
+        try:
+            base64.b64decode(data, validate=True)
+            return data
+        except ValueError:
+            pass
+    raise CpcError("the device state is not base64", exit_code=ExitCode.REFUSED)

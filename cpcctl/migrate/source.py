@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The source's half of a migration: drives both machines phase by phase.
+
+What to do when something goes wrong is decided in machine.py and done in
+trouble.py; this file is the way it goes when nothing does.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+import time
+from dataclasses import asdict
+
+from cpcctl import abi
+from cpcctl.abi_status import SUITE_NAMES
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.jobs.store import Job
+from cpcctl.link import listener, pump, rpc, tls
+from cpcctl.link.limit import Bucket
+from cpcctl.link.ticket import Ticket
+from cpcctl.migrate import checks, converge, facts, session
+from cpcctl.migrate.converge import Round
+from cpcctl.migrate.machine import Action, Event, Phase, decide
+from cpcctl.migrate.options import Options
+from cpcctl.migrate.side import Side
+from cpcctl.migrate.streams import Streams
+
+LOOK_SECONDS = 0.25
+ROUND_SECONDS = 24 * 3600.0
+
+
+class Stop(Exception):
+    """The operator or a deadline ends the migration."""
+
+    def __init__(self, event: Event) -> None:
+        super().__init__(event.value)
+        self.event = event
+
+
+class Source:
+    """One migration. `run` returns the result; `phase` says where it stood."""
+
+    def __init__(self, job: Job, side: Side, ticket: Ticket, options: Options) -> None:
+        self.job = job
+        self.side = side
+        self.ticket = ticket
+        self.options = options
+        self.begin = time.monotonic()
+        self.phase = Phase.PREFLIGHT
+        self.cancel = threading.Event()
+        self.client: rpc.Client | None = None
+        self.streams: Streams | None = None
+        self.rounds: list[Round] = []
+        self.paused = False
+        self.device_bytes = 0
+        self.host = ticket.address
+        self.clock_offset = 0.0
+        self.frozen_at = 0.0
+        self.downtime: float | None = None
+        self.total: float | None = None
+        self.suite = 0
+
+    def run(self) -> None:
+        """Move the guest. Raises what went wrong, see trouble.classify."""
+        self.enter(Phase.PREFLIGHT)
+        self.connect()
+        self.preflight()
+        self.look()
+        self.enter(Phase.HANDSHAKE)
+        self.handshake()
+        self.enter(Phase.COPY)
+        self.copy()
+        self.switch_over()
+
+    def enter(self, phase: Phase) -> None:
+        """Note the phase in the job file, then be in it."""
+        self.job.phase(phase.word)
+        self.phase = phase
+
+    def look(self) -> None:
+        """Called all the time: is there a reason to stop?"""
+        if self.cancel.is_set():
+            self._stop(Event.CANCEL)
+        limit = self.options.timeout
+        if limit is not None and time.monotonic() - self.begin > limit and not self.paused:
+            self._stop(Event.TIMEOUT)
+
+    def _stop(self, event: Event) -> None:
+        plan = decide(self.phase, event, pause_on_timeout=self.options.pause_on_timeout)
+        if Action.PAUSE_GUEST in plan.actions:
+            # Nothing gets dirty any more, so the next round is the last one.
+            self.side.qmp.execute("stop")
+            self.paused = True
+        elif Action.IGNORE not in plan.actions:
+            raise Stop(event)
+
+    # ---- preflight and handshake --------------------------------------------
+
+    def connect(self) -> None:
+        """Open the control connection. :raise CpcError: (4) or (3) it cannot be."""
+        try:
+            link = tls.connect(self.ticket, self.options.peer_timeout)
+        except tls.LinkRefused as error:
+            raise CpcError(
+                f"the destination {self.ticket.address} refused the connection",
+                exit_code=ExitCode.REFUSED,
+                cause=str(error),
+                hint="take a fresh ticket from `cpcctl receive` on the destination",
+            ) from error
+        except OSError as error:
+            raise CpcError(
+                f"the destination {self.ticket.address} cannot be reached",
+                exit_code=ExitCode.UNREACHABLE,
+                cause=str(error),
+                hint="check that `cpcctl receive` runs there and that its port is open",
+            ) from error
+        self.client = rpc.Client(link, self.ticket.address, self.options.peer_timeout)
+        self.host = str(self.client.call("hello", {"host": self.side.vm.host})["host"])
+
+    def preflight(self) -> list[checks.Check]:
+        """Every named check, on both sides. :raise CpcError: (3) with what failed."""
+        spec = self.side.vm.spec
+        info = self.side.info()
+        states = {e["id"]: e["state"] for e in info["hvcpus"] if e["state"] != "inactive"}
+        here = checks.source_checks(spec, self.side.vm.argv, states, info["frozen"])
+        error = checks.refusal(here, self.side.vm.host)
+        if error is not None:
+            raise error
+        answer = self.call("preflight", {"spec": spec.document(), "source": self.facts()})
+        there = checks.read(answer.get("checks"))
+        error = checks.refusal(there, self.host)
+        if error is not None:
+            raise error
+        return here + there
+
+    def facts(self) -> rpc.Params:
+        """What the destination must know of this VM."""
+        return facts.source_document(facts.of_source(self.side))
+
+    def handshake(self) -> None:
+        """Launch the shell there, agree on keys, open the data streams."""
+        self.side.settle_calls()
+        spec = self.side.vm.spec
+        answer = self.call("prepare", {"spec": spec.document(), "source": self.facts()})
+        most = min(len(self.side.hvcpus), int(answer["hvcpus"]))
+        count = min(most, self.options.streams or most)
+        self.measure_clock()
+        hello = session.open_session(self.side.main, abi.ROLE_SOURCE, self.options.suites)
+        answer = self.call("handshake", {"hello": _text(hello), "suites": self.options.suites})
+        ours = session.accept(self.side.main, _bytes(answer["hello"]))
+        session.confirm(self.side.main, _bytes(answer["confirmation"]))
+        answer = self.call("confirm", {"confirmation": _text(ours), "streams": count})
+        self.suite = self.side.query().suite
+        bucket = Bucket(self.options.bandwidth, time.monotonic())
+        pumps = []
+        for stream, token in enumerate(answer["tokens"]):
+            link = listener.open_stream(
+                self.ticket.host, self.ticket.port, _bytes(token), self.options.peer_timeout
+            )
+            pumps.append(pump.Sender(self.side.port(stream), link, bucket=bucket))
+        self.streams = Streams(count)
+        self.streams.start_pumps(pumps)
+
+    def measure_clock(self) -> None:
+        """How far the destination's clock is ahead, from the shortest of three asks."""
+        best = 1e9
+        for _ in range(3):
+            before = time.time()
+            there = float(self.call("clock")["time"])
+            after = time.time()
+            if after - before < best:
+                best = after - before
+                self.clock_offset = there - (before + after) / 2
+
+    # ---- rounds --------------------------------------------------------------
+
+    def copy(self) -> None:
+        """Rounds of precopy until the rest fits into the allowed downtime."""
+        self.side.dirty_log(True)
+        while True:
+            self.send_round(abi.SEND_FULL if not self.rounds else 0)
+            dirty = self.side.dirty_sync()
+            last = self.rounds[-1]
+            self.rounds[-1] = Round(**{**asdict(last), "dirty": dirty})
+            self.look()
+            decision = converge.decide(
+                self.rounds, self.options.max_downtime, self.options.bandwidth, self.paused
+            )
+            self.job.progress(
+                rounds=[asdict(entry) for entry in self.rounds],
+                expected_downtime_seconds=round(decision.expected, 3),
+            )
+            if decision.switch:
+                return
+
+    def send_round(self, flags: int) -> None:
+        """One round on every stream."""
+        streams, number = self._streams(), len(self.rounds) + 1
+        begin = time.monotonic()
+        calls = [
+            streams.submit(
+                lambda s=stream: session.send(  # type: ignore[misc]
+                    self.side.hvcpus[s], s, streams.count, number, flags,
+                    streams.cancelled.is_set, ROUND_SECONDS,
+                )
+            )
+            for stream in range(streams.count)
+        ]
+        done = streams.wait(calls, self._look_while_copying, LOOK_SECONDS)
+        self.rounds.append(
+            Round(
+                number,
+                sum(p.pages for p in done),
+                sum(p.zero_pages for p in done),
+                sum(p.bytes for p in done),
+                round(time.monotonic() - begin, 6),
+            )
+        )
+
+    def _look_while_copying(self) -> None:
+        if self.phase < Phase.FREEZE:
+            self.call("watch")
+        self.look()
+        now = [self.side.hvcpus[s].mailbox.progress() for s in range(self._streams().count)]
+        self.job.progress(
+            round=len(self.rounds) + 1,
+            pages=sum(p.pages for p in now),
+            zero_pages=sum(p.zero_pages for p in now),
+            bytes_sent=self._streams().bytes_moved,
+            bytes_expected=self.side.vm.spec.memory if not self.rounds else None,
+        )
+
+    # ---- switchover ----------------------------------------------------------
+
+    def switch_over(self) -> None:
+        """From the freeze to the source's end."""
+        streams, side = self._streams(), self.side
+        self.enter(Phase.FREEZE)
+        session.freeze(side.main)
+        self.frozen_at = side.event_time("CPC_FROZEN")
+        # Devices may touch memory while they are saved: sync after that.
+        devices = side.save_devices()
+        self.device_bytes = len(devices)
+        side.dirty_sync()
+        self.phase = Phase.FINAL
+        final = streams.submit(lambda: self.send_round(abi.SEND_FINAL))
+        side.disks(False)
+        prepared = streams.submit(lambda: self.call("complete", {"devices": devices}))
+        streams.wait([final], self.look, LOOK_SECONDS)
+        self.phase = Phase.STATE
+        session.state(side.main, streams.count, streams.cancelled.is_set)
+        for entry in streams.pumps:
+            assert isinstance(entry, pump.Sender)
+            entry.finish.set()
+        self.phase = Phase.PREPARE
+        (answer,) = streams.wait([prepared], self.look, LOOK_SECONDS)
+        token = _bytes(answer["token"])
+        self.look()
+        self.job.record.data["prepared"] = _text(token)
+        # Saved before the call: from now on a dead controller means: settle.
+        self.enter(Phase.COMMIT)
+        commit = session.commit(side.main, token)
+        self.give_away(commit)
+
+    def give_away(self, commit: bytes) -> None:
+        """The source has committed: make the destination run, then leave."""
+        self.job.record.data["commit"] = _text(commit)
+        self.phase = Phase.RUN
+        answer = self.call("run", {"token": _text(commit)})
+        self.total = time.monotonic() - self.begin
+        self.job.phase(Phase.RUN.word)
+        released = float(answer["released_at"]) - self.clock_offset
+        if self.frozen_at:
+            self.downtime = max(0.0, released - self.frozen_at)
+        session.finish(self.side.main, _bytes(answer["token"]))
+        self.phase = Phase.FINISHED
+
+    def result(self) -> dict[str, object]:
+        """What `migrate` reports when it went well."""
+        moved = self.streams.bytes_moved if self.streams else 0
+        return {
+            "vm": self.side.vm.name,
+            "source": self.side.vm.host,
+            "destination": self.host,
+            "phases": [
+                {"name": entry["name"], "seconds": entry["seconds"]}
+                for entry in self.job.record.phases
+            ],
+            "rounds": [asdict(entry) for entry in self.rounds],
+            "streams": self.streams.count if self.streams else 0,
+            "total_seconds": _rounded(self.total),
+            "downtime_seconds": _rounded(self.downtime),
+            "bytes_sent": moved + self.device_bytes,
+            "suite": SUITE_NAMES.get(self.suite, "unknown"),
+            "peer_attested": False,
+        }
+
+    def call(self, method: str, params: rpc.Params | None = None) -> rpc.Params:
+        """Ask the destination."""
+        if self.client is None:
+            raise rpc.LinkLost("there is no connection")
+        return self.client.call(method, params)
+
+    def _streams(self) -> Streams:
+        if self.streams is None:
+            raise rpc.LinkLost("there is no data stream")
+        return self.streams
+
+    def close(self) -> None:
+        """Hang up everywhere; the machines stay as they are."""
+        if self.streams is not None:
+            self.streams.stop()
+        if self.client is not None:
+            self.client.close()
+        self.side.close()
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _bytes(text: object) -> bytes:
+    try:
+        return base64.b64decode(str(text), validate=True)
+    except ValueError as error:
+        raise rpc.LinkLost("the destination's answer makes no sense") from error
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)

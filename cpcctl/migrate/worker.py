@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The detached process that runs a migration: python -m cpcctl.migrate.worker JOB.
+
+It holds the VM's lock (inherited), takes the job over and ends it, whatever
+happens. SIGTERM asks it to cancel.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from cpcctl.config.settings import Settings
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.host.state import Folders
+from cpcctl.jobs.store import Job, JobStore
+from cpcctl.link import ticket as tickets
+from cpcctl.migrate import trouble
+from cpcctl.migrate.machine import Phase
+from cpcctl.migrate.options import Options
+from cpcctl.migrate.side import Side
+from cpcctl.migrate.source import Source
+from cpcctl.vm import lifecycle
+
+STATES = {
+    ExitCode.REFUSED: "refused",
+    ExitCode.TIMED_OUT: "cancelled",
+    ExitCode.INTERRUPTED: "cancelled",
+    ExitCode.UNPROVEN: "unproven",
+    ExitCode.LOST: "lost",
+}
+
+
+def run(settings: Settings, job: Job) -> ExitCode:
+    """Run the migration that a job file describes, to its end."""
+    try:
+        source = make_source(settings, job)
+    except CpcError as error:
+        return end(job, error)
+    signal.signal(signal.SIGTERM, lambda *_: source.cancel.set())
+    try:
+        failure = drive(source)
+        if failure is not None:
+            return end(job, failure)
+        leave(settings, source)
+        job.finish("done", result=source.result())
+        return ExitCode.OK
+    finally:
+        source.close()
+
+
+def make_source(settings: Settings, job: Job) -> Source:
+    """Everything that is needed to go on with a job. :raise CpcError: it cannot be had."""
+    data = job.record.data
+    side = Side.attach(lifecycle.attach(settings, job.record.vm))
+    return Source(job, side, tickets.parse(data["ticket"]), Options.read(data["options"]))
+
+
+def drive(source: Source) -> CpcError | None:
+    """Run it; on trouble bring the guest to one side. None when it moved."""
+    try:
+        source.run()
+        return None
+    except Exception as error:  # every way out must leave the guest in one place
+        return trouble.handle(source, error)
+
+
+def leave(settings: Settings, source: Source) -> None:
+    """The guest runs on the destination: end QEMU here and remove its files."""
+    assert source.phase is Phase.FINISHED
+    try:
+        source.call("done")
+    except Exception:  # the destination ends by itself; the guest is there
+        pass
+    if source.streams is not None:
+        source.streams.stop()
+    source.side.close()
+    lifecycle.discard(settings, source.side.vm.name)
+
+
+def end(job: Job, error: CpcError) -> ExitCode:
+    """Write a job's last words."""
+    job.finish(STATES.get(error.exit_code, "failed"), error=error)
+    return error.exit_code
+
+
+def main() -> int:
+    """Started by `cpcctl migrate`; argv: the job's id. Settings are in the environment."""
+    from cpcctl.config.load import load
+
+    settings = load({})
+    store = JobStore(Folders.of(settings).jobs)
+    job = store.adopt(store.load(sys.argv[1]))
+    return int(run(settings, job))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TLS with the ticket, requests and replies, on the loopback interface."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.link import listener as listener_module
+from cpcctl.link import rpc, tls
+from cpcctl.link.listener import Listener, open_stream
+from cpcctl.link.ticket import Ticket
+
+SECRET = bytes(range(32))
+
+
+@pytest.fixture
+def listening(tmp_path: Path) -> Iterator[tuple[Listener, Ticket]]:
+    identity = tls.make_identity(tmp_path)
+    listener = Listener("127.0.0.1", 0, tls.server_context(identity), SECRET)
+    yield listener, Ticket("127.0.0.1", listener.port, identity.fingerprint, SECRET)
+    listener.close()
+
+
+def test_files_are_private(tmp_path: Path) -> None:
+    identity = tls.make_identity(tmp_path)
+    assert identity.key.stat().st_mode & 0o777 == 0o600
+    assert tls.load_identity(tmp_path) == identity
+
+
+def test_connects(listening: tuple[Listener, Ticket]) -> None:
+    listener, ticket = listening
+    with tls.connect(ticket, 5) as link:
+        assert link.version() == "TLSv1.3"
+        server, peer = listener.control(5)
+        assert peer == "127.0.0.1"
+        link.sendall(b"x")
+        assert server.recv(1) == b"x"
+        server.close()
+
+
+def test_wrong_fingerprint_gets_no_secret(listening: tuple[Listener, Ticket]) -> None:
+    listener, ticket = listening
+    with pytest.raises(tls.LinkRefused, match="another certificate"):
+        tls.connect(replace(ticket, fingerprint=bytes(32)), 5)
+    with pytest.raises(TimeoutError):
+        listener.control(0.1)
+
+
+def test_wrong_secret_then_right_one(listening: tuple[Listener, Ticket]) -> None:
+    listener, ticket = listening
+    with pytest.raises(tls.LinkRefused, match="does not accept"):
+        tls.connect(replace(ticket, secret=bytes(32)), 5)
+    assert listener.refusals == 1
+    tls.connect(ticket, 5).close()
+    listener.control(5)[0].close()
+
+
+def test_too_many_refusals_close_the_door(listening: tuple[Listener, Ticket]) -> None:
+    listener, ticket = listening
+    listener.refusals = listener_module.REFUSALS_MAX
+    with pytest.raises((tls.LinkRefused, OSError)):
+        tls.connect(ticket, 5)
+
+
+def test_old_tls_is_refused(listening: tuple[Listener, Ticket]) -> None:
+    _, ticket = listening
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with socket.create_connection((ticket.host, ticket.port), 5) as raw:
+        raw.sendall(tls.CONTROL)
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            context.wrap_socket(raw)
+
+
+@pytest.mark.parametrize("junk", [b"", b"X", b"GET / HTTP/1.1\r\n\r\n", b"C" + bytes(999), b"D"])
+def test_junk_does_not_stop_it(listening: tuple[Listener, Ticket], junk: bytes) -> None:
+    listener, ticket = listening
+    with socket.create_connection((ticket.host, ticket.port), 5) as raw:
+        raw.sendall(junk)
+        raw.shutdown(socket.SHUT_WR)
+    tls.connect(ticket, 5).close()
+    listener.control(5)[0].close()
+
+
+def test_data_stream_needs_its_token(listening: tuple[Listener, Ticket]) -> None:
+    listener, ticket = listening
+    token = listener.expect_stream()
+    with open_stream(ticket.host, ticket.port, bytes(32), 5) as wrong:
+        assert _ends(wrong)
+    with open_stream(ticket.host, ticket.port, token, 5) as right:
+        server = listener.stream(token, 5)
+        right.sendall(b"ring")
+        assert tls.read_exact(server, 4) == b"ring"
+        server.close()
+    listener.forget_streams()
+    with open_stream(ticket.host, ticket.port, token, 5) as again:
+        assert _ends(again)
+
+
+def test_port_in_use(listening: tuple[Listener, Ticket], tmp_path: Path) -> None:
+    listener, _ = listening
+    context = tls.server_context(tls.make_identity(tmp_path))
+    with pytest.raises(CpcError, match="cannot listen") as caught:
+        Listener("127.0.0.1", listener.port, context, SECRET)
+    assert caught.value.exit_code is ExitCode.USAGE
+    assert "in use" in (caught.value.cause or "")
+
+
+# ---- requests and replies ---------------------------------------------------
+
+
+class Pair:
+    """Client and server over a socket pair, the server in a thread."""
+
+    def __init__(self, handler: rpc.Handler, timeout: float = 5.0) -> None:
+        ours, self.theirs = socket.socketpair()
+        self.ended: rpc.LinkLost | None = None
+        self.thread = threading.Thread(target=self._serve, args=(handler, timeout))
+        self.thread.start()
+        self.client = rpc.Client(ours, "host-b", timeout)
+
+    def _serve(self, handler: rpc.Handler, timeout: float) -> None:
+        try:
+            rpc.serve(self.theirs, handler, timeout)
+        except rpc.LinkLost as error:
+            self.ended = error
+
+    def close(self) -> None:
+        self.client.close()
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+        self.theirs.close()
+
+
+def test_call_and_error_word_for_word() -> None:
+    def handler(method: str, params: rpc.Params) -> rpc.Params:
+        if method == "fail":
+            raise CpcError("no room", exit_code=ExitCode.REFUSED, cause="ENOSPC", hint="df")
+        if method == "defect":
+            raise KeyError("x")
+        return {"method": method, **params}
+
+    pair = Pair(handler)
+    assert pair.client.call("echo", {"a": 1}) == {"method": "echo", "a": 1}
+    with pytest.raises(rpc.RemoteError) as caught:
+        pair.client.call("fail")
+    assert caught.value.exit_code is ExitCode.REFUSED
+    assert caught.value.host == "host-b"
+    assert caught.value.cause == "no room\nENOSPC"
+    assert caught.value.hint == "df"
+    with pytest.raises(rpc.RemoteError) as caught:
+        pair.client.call("defect")
+    assert caught.value.exit_code is ExitCode.DEFECT
+    assert pair.client.call("echo") == {"method": "echo"}
+    pair.close()
+    assert "closed" in str(pair.ended)
+
+
+def test_slow_request_is_kept_alive() -> None:
+    def handler(method: str, params: rpc.Params) -> rpc.Params:
+        time.sleep(2.5)  # longer than the peer timeout below
+        return {}
+
+    pair = Pair(handler, timeout=1.6)
+    assert pair.client.call("slow") == {}
+    pair.close()
+
+
+def test_idle_client_pings() -> None:
+    pair = Pair(lambda method, params: {}, timeout=1.6)
+    pair.thread.join(2.5)
+    assert pair.thread.is_alive()
+    pair.close()
+
+
+def test_silent_server_is_lost() -> None:
+    ours, theirs = socket.socketpair()
+    client = rpc.Client(ours, "host-b", 0.3)
+    with pytest.raises(rpc.LinkLost, match="silent"):
+        client.call("anything")
+    with pytest.raises(rpc.LinkLost):
+        client.call("again")
+    client.close()
+    theirs.close()
+
+
+def test_silent_client_is_lost() -> None:
+    ours, theirs = socket.socketpair()
+    with pytest.raises(rpc.LinkLost, match="silent"):
+        rpc.serve(theirs, lambda method, params: {}, 0.2)
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"1", b"\xff", b"{", b'{"id": 1}', b'{"id": true, "method": "x", "params": {}}',
+     b'{"id": 1, "method": [], "params": {}}', b"[" * 100_000],
+)
+def test_server_drops_nonsense(body: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    ours.sendall(struct.pack(">I", len(body)) + body)
+    with pytest.raises(rpc.LinkLost):
+        rpc.serve(theirs, lambda method, params: {}, 5)
+    ours.close()
+    theirs.close()
+
+
+def test_length_is_bounded() -> None:
+    ours, theirs = socket.socketpair()
+    ours.sendall(b"\xff\xff\xff\xff")
+    with pytest.raises(rpc.LinkLost, match="4294967295"):
+        rpc.receive(theirs)
+    with pytest.raises(ValueError, match="too large"):
+        rpc.encode({"x": "y" * rpc.FRAME_MAX})
+    ours.close()
+    theirs.close()
+
+
+def test_fuzz_frames() -> None:
+    """Any bytes give an object or LinkLost, and never another exception."""
+    chance = random.Random(7)
+    seed = json.dumps({"id": 3, "method": "prepare", "params": {"spec": {"memory": 1}}}).encode()
+    for _ in range(3000):
+        data = bytearray(seed)
+        for _ in range(chance.randint(1, 6)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        try:
+            assert isinstance(rpc.decode(bytes(data)), dict)
+        except rpc.LinkLost:
+            pass
+
+
+def test_reply_to_another_question_ends_it() -> None:
+    ours, theirs = socket.socketpair()
+    client = rpc.Client(ours, "host-b", 5)
+    theirs.sendall(rpc.encode({"id": 99, "result": {}}))
+    with pytest.raises(rpc.LinkLost, match="another question"):
+        client.call("x")
+    client.close()
+    theirs.close()
+
+
+def _ends(link: socket.socket) -> bool:
+    link.settimeout(5)
+    try:
+        return link.recv(1) == b""
+    except ConnectionError:
+        return True
