@@ -332,6 +332,14 @@ def stop(
     return True
 
 
+def discard(settings: Settings, name: str) -> None:
+    """End the QEMU of a guest that never ran here and remove its files."""
+    vm = _recorded(settings, name, Folders.of(settings).vm(name))
+    if vm is not None and vm.alive:
+        vm.kill()
+    forget(settings, name)
+
+
 def forget(settings: Settings, name: str) -> None:
     """Remove every file of a VM that does not run here (any more).
 
@@ -384,7 +392,11 @@ def _live(qmp: Qmp) -> dict[str, Any]:
         "incoming": info["incoming"],
         "gvcpus": info["gvcpus"],
         "hvcpu_max": info["hvcpu-max"],
-        "hvcpus": [entry for entry in info["hvcpus"] if entry["state"] != "inactive"],
+        "hvcpus": [
+            {"id": entry["id"], "state": entry["state"], "reason": entry.get("reason")}
+            for entry in info["hvcpus"]
+            if entry["state"] != "inactive"
+        ],
         "trusted_bytes": info["trusted-bytes"],
         "firmware_version": info["firmware-version"],
     }
