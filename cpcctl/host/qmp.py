@@ -92,7 +92,8 @@ class Qmp:
 
     def _open(self, address: str | socket.socket, timeout: float) -> Qmp:
         try:
-            self._run(self._client.connect(address), timeout)
+            # The limit is set inside the loop: the library can tidy up then.
+            self._run(asyncio.wait_for(self._client.connect(address), timeout), timeout + 5)
         except TimeoutError:
             self.close()
             raise QmpGone(
@@ -198,7 +199,8 @@ class Qmp:
         self._closed = True
         # Already gone is as good: nothing is owed to it.
         with contextlib.suppress(QMPError, OSError, EOFError, TimeoutError, QmpGone):
-            self._run(self._client.disconnect(), 5.0)
+            if self._client.runstate.name != "IDLE":
+                self._run(self._client.disconnect(), 5.0)
         with contextlib.suppress(TimeoutError, QmpGone):
             self._run(self._end_tasks(), 5.0)
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QEMU's command line, compared word for word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cpcctl.vm import spec
+from cpcctl.vm.command import Launch, command, layout
+
+LAUNCH = Launch(
+    qemu=Path("/q/qemu-system-x86_64"),
+    qemu_data=Path("/q/share"),
+    firmware=Path("/fw/a,b.bin"),
+    run=Path("/run/vms/a"),
+    state=Path("/state/vms/a"),
+)
+CASES: dict[str, dict[str, Any]] = {
+    "q35": {
+        "machine": "pc-q35-10.0", "vcpus": 2, "kernel": "/boot/vmlinuz", "initrd": "/boot/initrd",
+        "append": "console=ttyS0 x=a,b",
+        "disks": [{"path": "/disk,1.qcow2"}],
+        "nics": [{"mode": "tap", "tap": "tap0"}],
+    },
+    "pc": {
+        "machine": "pc-i440fx-10.0", "max_vcpus": 4, "memory": "1G", "max_memory": "2G",
+        "memory_blocks": 2, "hvcpu_max": 2, "ring_size": "2M", "console": "none",
+        "uefi_code": "/code.fd", "uefi_vars": "/vars.fd",
+        "disks": [{"path": "/d.raw", "format": "raw", "cache": "writeback", "readonly": True}],
+        "nics": [{"hostfwd": ["tcp::22-:22"]}, {"mode": "none"}],
+        "devices": ["virtio-rng-pci"],
+    },
+}
+
+
+@pytest.mark.parametrize("incoming", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_command_line(
+    case: str, incoming: bool, golden: Callable[[str, str], None]
+) -> None:
+    vm = spec.read({"name": "a", "memory": "512M", **CASES[case]})
+    argv = command(vm, replace(LAUNCH, incoming=incoming))
+    golden(f"command-{case}{'-incoming' if incoming else ''}.txt", "\n".join(argv) + "\n")
+
+
+def test_without_a_data_folder_qemu_looks_itself() -> None:
+    vm = spec.read({"name": "a", "memory": "512M"})
+    assert "-L" not in command(vm, replace(LAUNCH, qemu_data=None))
+
+
+def test_the_ring_file_grows_with_maximum_memory() -> None:
+    small = spec.read({"name": "a", "memory": "512M"})
+    large = spec.read({"name": "a", "memory": "512M", "max_memory": "1T"})
+    assert layout(small).data_offset == 2 << 20
+    assert layout(large).data_offset == 34 << 20
