@@ -118,6 +118,7 @@ void pair_open(struct pair *pair, uint32_t suites);
 void fill_guest(struct host_machine *machine, uint32_t seed);
 void touch_page(struct host_machine *machine, uint32_t region, uint64_t page,
                 uint64_t value);
+void mark_dirty(struct host_machine *machine, uint32_t region, uint64_t page);
 /* Move the guest's memory into the ring: full round of `streams` streams. */
 struct answer send_round(struct host_machine *machine, uint32_t stream,
                          uint32_t streams, uint32_t round, uint64_t flags,

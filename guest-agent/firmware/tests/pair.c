@@ -68,7 +68,7 @@ static uint64_t mix(uint64_t value)
     return value * 0xc4ceb9fe1a85ec53ull;
 }
 
-static void set_dirty(struct host_machine *machine, uint32_t region, uint64_t page)
+void mark_dirty(struct host_machine *machine, uint32_t region, uint64_t page)
 {
     uint64_t flat = machine->table.region[region].first_page + page;
     uint64_t *bitmap = (void *)(machine->shm + machine->boot.bitmap_offset);
@@ -82,7 +82,7 @@ void touch_page(struct host_machine *machine, uint32_t region, uint64_t page,
     for (uint32_t i = 0; i < CPC_PAGE_SIZE / 8; i++) {
         words[i] = value == 0 ? 0 : mix(value + i);
     }
-    set_dirty(machine, region, page);
+    mark_dirty(machine, region, page);
 }
 
 void fill_guest(struct host_machine *machine, uint32_t seed)
