@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,27 +38,17 @@ class Sample:
     downtime: float
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, min and max of some seconds."""
-    return {
-        "median": round(statistics.median(values), 4),
-        "min": round(min(values), 4),
-        "max": round(max(values), 4),
-    }
-
-
 def side(samples: list[Sample]) -> dict[str, Any]:
-    """Medians with min and max beside them."""
-    out: dict[str, Any] = {}
-    for name, values in (
-        ("total_seconds", [s.total for s in samples]),
-        ("downtime_seconds", [s.downtime for s in samples]),
-    ):
-        found = spread(values)
-        out[name] = found["median"]
-        out[f"{name}_min"] = found["min"]
-        out[f"{name}_max"] = found["max"]
-    return out
+    """Medians, and beside them the same two keys under min and under max."""
+    totals, downtimes = [s.total for s in samples], [s.downtime for s in samples]
+
+    def both(choose: Callable[[list[float]], float]) -> dict[str, float]:
+        return {
+            "total_seconds": round(choose(totals), 4),
+            "downtime_seconds": round(choose(downtimes), 4),
+        }
+
+    return {**both(statistics.median), "min": both(min), "max": both(max)}
 
 
 def ratio(ours: float, theirs: float) -> float | None:
@@ -91,8 +82,8 @@ def text(results: list[dict[str, Any]]) -> str:
         for name in ("total", "downtime"):
             key = f"{name}_seconds"
             cells = [
-                f"{entry[who][key]:.3f} s ({entry[who][key + '_min']:.3f} to "
-                f"{entry[who][key + '_max']:.3f})"
+                f"{entry[who][key]:.3f} s ({entry[who]['min'][key]:.3f} to "
+                f"{entry[who]['max'][key]:.3f})"
                 for who in ("ours", "qemu")
             ]
             times = entry["ratio"][name]
