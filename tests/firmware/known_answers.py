@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes guest-agent/firmware/core/crypto_kat_data.c: python3 known_answers.py > that file.
+"""Prints guest-agent/firmware/core/crypto_kat_data.c: python3 -m tests.firmware.known_answers.
 
 Short vectors are published ones, typed in below with their answers. Published
 vectors are shorter than the bulk paths of an implementation, so each suite also
@@ -14,7 +14,8 @@ import hashlib
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from reference_aegis import seal as aegis_seal
+
+from tests.firmware.reference_aegis import seal as aegis_seal
 
 LONG = 5003
 PATTERN = bytes((i * 167 + (i >> 8) * 13 + 5) & 0xFF for i in range(LONG))

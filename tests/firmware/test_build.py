@@ -20,7 +20,9 @@ VECTORS = 9
 
 def run(*command: str | Path) -> str:
     """Run a command that must succeed; return its standard output."""
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(c) for c in command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -171,7 +173,7 @@ def test_sealing_loads_each_byte_once(out: Path, variant: str) -> None:
 
 def test_known_answers_are_the_ones_that_were_computed_independently() -> None:
     committed = (FIRMWARE / "core" / "crypto_kat_data.c").read_text()
-    assert committed == run(sys.executable, Path(__file__).with_name("known_answers.py"))
+    assert committed == run(sys.executable, "-m", "tests.firmware.known_answers")
     assert committed.count(".suite =") == VECTORS
 
 
