@@ -174,6 +174,10 @@ void arch_park(void)
     struct host_hvcpu *self = &host_machine->hvcpu[host_hvcpu];
     bool stop;
 
+    if (host_machine->on_park != NULL) {
+        host_machine->on_park(host_machine);
+        return;
+    }
     pthread_mutex_lock(&host_machine->lock);
     while (!self->pending && !self->stop) {
         pthread_cond_wait(&host_machine->wake, &host_machine->lock);

@@ -61,6 +61,8 @@ struct host_machine {
     bool no_entropy;
     uint32_t fail[HOST_PCALLS];          /* answer of that platform call */
     bool crash[HOST_PCALLS];             /* the call faults instead */
+    /* runs in the hvCPU's place of sleeping, where a test has no threads */
+    void (*on_park)(struct host_machine *machine);
 };
 
 extern _Thread_local struct host_machine *host_machine;

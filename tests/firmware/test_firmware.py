@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The firmware's unit tests: one program a subject, run without any VM.
+
+Every program ends at the first check that does not hold and names it; it is
+the named test inside, which the failure message shows.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FIRMWARE = ROOT / "guest-agent" / "firmware"
+PROGRAMS = sorted(path.stem for path in (FIRMWARE / "tests").glob("test_*.c"))
+SECONDS = 120
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with all test programs."""
+    folder = tmp_path_factory.mktemp("firmware-tests")
+    done = subprocess.run(
+        ["make", "-s", "-j2", "-C", str(FIRMWARE), "host", f"O={folder}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_there_are_programs() -> None:
+    """A glob that finds nothing must not look like success."""
+    assert {"test_migrate", "test_wire", "test_handover", "test_fuzz"} <= set(PROGRAMS)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_program(programs: Path, program: str) -> None:
+    """Every check in the program holds."""
+    done = subprocess.run(
+        [str(programs / program)], capture_output=True, text=True, check=False, timeout=SECONDS
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("ok ") > 0
