@@ -40,6 +40,7 @@ P_BAD_ARGUMENT = 1
 P_BAD_STATE = 2
 P_NOT_PRESENT = 3
 P_FAILED = 4
+P_PENDING = 0xFFFFFFFF
 
 PCALL_KINDS = 1
 PCALL_ERASE = 2
@@ -54,6 +55,12 @@ PCALL_DISKS_ACTIVE = 10
 PCALL_DISKS_INACTIVE = 11
 PCALL_FAULT = 12
 KINDS_MAX = 32768
+
+
+def TABLES_BYTES(max_pages: int, hvcpu_max: int) -> int:
+    """Bytes the firmware needs in trusted memory besides its image."""
+    return 0x200000 + 0x80000 * hvcpu_max + 4 * max_pages
+
 
 KIND_ABSENT = 0
 KIND_PRIVATE = 1
@@ -399,7 +406,7 @@ class Record(ctypes.LittleEndianStructure):
         ("suite", c_uint8),
         ("stream", c_uint16),
         ("direction", c_uint8),
-        ("pad", c_uint8),
+        ("streams", c_uint8),
         ("epoch", c_uint32),
         ("session", c_uint8 * 16),
         ("sequence", c_uint64),

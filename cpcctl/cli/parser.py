@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -48,9 +49,30 @@ class Parser(argparse.ArgumentParser):
         self.declare()
         return super().parse_known_args(args, namespace)
 
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            verb = getattr(found, "_run", None)
+            _refuse(f"unknown: {' '.join(rest)}", f"cpcctl {verb.path}" if verb else self.prog)
+        return found
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        # argparse's own words differ from one Python to the next.
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            near = difflib.get_close_matches(str(value), known, n=1)
+            meant = f"; did you mean {near[0]}?" if near else f" (one of {', '.join(known)})"
+            raise argparse.ArgumentError(action, f"unknown {value!r}{meant}")
+
     def error(self, message: str) -> NoReturn:
-        print(f"error: {message}\n  try: {self.prog} --help", file=sys.stderr)
-        raise SystemExit(2)
+        _refuse(message, self.prog)
+
+
+def _refuse(message: str, prog: str) -> NoReturn:
+    print(f"error: {message}\n  try: {prog} --help", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:

@@ -25,6 +25,7 @@ SAMPLES = {
     "CPC_OP": (1, 14),
     "CPC_SUITE_BIT": (4,),
     "CPC_MAX_PAGES": (2 << 30,),
+    "CPC_TABLES_BYTES": (655360, 16),
     "CPC_ADDRESS": (31, 0xFFFFFFFFFF),
     "CPC_ADDRESS_REGION": (abi.ADDRESS(7, 123),),
     "CPC_ADDRESS_PAGE": (abi.ADDRESS(7, 123),),
@@ -33,7 +34,9 @@ SAMPLES = {
 
 def python_class(name: str) -> type[ctypes.Structure]:
     """cpc_shm_header is ShmHeader."""
-    found = getattr(abi, "".join(part.title() for part in name.split("_")[1:]))
+    found: type[ctypes.Structure] = getattr(
+        abi, "".join(part.title() for part in name.split("_")[1:])
+    )
     assert issubclass(found, ctypes.Structure)
     return found
 

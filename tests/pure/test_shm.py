@@ -90,10 +90,8 @@ def as_struct(path: Path, hvcpu: int) -> abi.Mailbox:
 def test_a_posted_call_is_what_the_firmware_reads(path: Path) -> None:
     with RingFile.create(path, SMALL) as rings:
         box = rings.mailbox(1)
-        assert not box.pending
         assert box.post(abi.OP_SEND, (1, 2, 3, 1 << 63), b"hello") == 1
         assert box.pending
-        assert not box.done(1)
         seen = as_struct(path, 1)
     assert (seen.request, seen.op, seen.payload_size) == (1, abi.OP_SEND, 5)
     assert list(seen.arg) == [1, 2, 3, 1 << 63, 0, 0]

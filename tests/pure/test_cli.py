@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: help, errors and results against golden files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cpcctl import __main__ as entry
+from cpcctl.cli.verbs import GROUPS, VERBS
+from cpcctl.jobs.store import JobStore
+
+TOP = Path(__file__).parents[2]
+HEAVY = ("rich", "asyncio", "yaml", "ssl", "qemu", "cryptography", "subprocess", "email")
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host with nothing on it and nothing configured."""
+    for name, value in {
+        "STATE_DIR": str(tmp_path / "s"), "RUN_DIR": str(tmp_path / "r"), "HOST": "host-a",
+        "CACHE_DIR": str(tmp_path / "c"), "QEMU": "", "QEMU_DATA": "", "FIRMWARE": "",
+        "FORMAT": "", "PROGRESS": "",
+    }.items():
+        monkeypatch.setenv(f"CPCCTL_{name}", value)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
+    monkeypatch.setattr("cpcctl.config.load.SYSTEM_FILE", tmp_path / "none")
+    monkeypatch.setattr("cpcctl.host.find.LIBRARY", tmp_path / "l")
+    return tmp_path
+
+
+def run(*argv: str) -> int:
+    """main(), with argparse's exits as return values."""
+    try:
+        return entry.main(argv)
+    except SystemExit as stop:
+        assert isinstance(stop.code, int)
+        return stop.code
+
+
+@pytest.mark.parametrize("path", ["", *GROUPS, *(verb.path for verb in VERBS)])
+def test_help(
+    path: str, golden: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*path.split(), "--help") == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    golden(f"help{'-' if path else ''}{path.replace(' ', '-')}.txt", shown.out)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from cpcctl.__main__ import main\n"
+        "try: main(['--help'])\n"
+        f"except SystemExit: print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "[]\n"
+
+
+BAD = {
+    "no-verb": (),
+    "unknown-verb": ("mirgate",),
+    "unknown-flag": ("vm", "list", "--all"),
+    "no-abbreviations": ("vm", "list", "--form", "json"),
+    "missing-argument": ("vm", "start"),
+    "bad-format": ("vm", "list", "--format", "xml"),
+    "unknown-vm": ("vm", "status", "a"),
+    "stop-unknown-vm": ("vm", "stop", "a"),
+    "ping-unknown-vm": ("hvcpu", "ping", "a"),
+    "console-unknown-vm": ("vm", "console", "a"),
+    "vm-name": ("vm", "status", "../a"),
+    "count": ("hvcpu", "add", "a", "--count", "0"),
+    "unknown-job": ("job", "show", "20260101-000000-aaaa"),
+    "job-name": ("job", "show", "x"),
+    "missing-file": ("vm", "start", "/nonexistent/vm.yaml"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_refused(
+    name: str, host: Path, golden: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*BAD[name]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    golden(f"error-{name}.txt", shown.err)
+
+
+def test_a_definition_with_an_unknown_key(
+    host: Path, golden: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = host / "vm.yaml"
+    path.write_text("name: a\nmemory: 64M\nvpcus: 2\n")
+    assert run("vm", "start", str(path)) == 2
+    golden("error-unknown-key.txt", capsys.readouterr().err.replace(str(host), "HOST"))
+
+
+def test_no_qemu(
+    host: Path, golden: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = host / "vm.yaml"
+    path.write_text("name: a\nmemory: 64M\n")
+    assert run("vm", "start", str(path)) == 2
+    golden("error-no-firmware.txt", capsys.readouterr().err.replace(str(host), "HOST"))
+    firmware = host / "fw"
+    firmware.write_bytes(b"not a firmware")
+    assert run("vm", "start", str(path), "--firmware", str(firmware)) == 3
+    golden("error-bad-firmware.txt", capsys.readouterr().err.replace(str(host), "HOST"))
+    assert not (host / "s" / "vms").exists()
+
+
+def test_too_little_memory(
+    host: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cpcctl.vm.lifecycle.available_memory", lambda: 100 << 20)
+    (host / "vm.yaml").write_text("name: a\nmemory: 64M\n")
+    assert run("vm", "start", str(host / "vm.yaml")) == 3
+    assert capsys.readouterr().err == (
+        "error: too little memory on host-a for VM a\n"
+        "  cause (host-a): 354 MiB needed, QEMU and rings included; 100 MiB available\n"
+        "  try: cpcctl vm list\n"
+    )
+
+
+@pytest.mark.parametrize("verb", ["vm", "job"])
+def test_empty_lists(verb: str, host: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(verb, "list", "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert run("--format", "json", verb, "list") == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_job_is_shown(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = JobStore(host / "s" / "jobs").create("migrate", "a", "host-a", secret="s3cret")
+    job.phase("precopy")
+    job.finish("done", result={"rounds": 2})
+    assert run("job", "show", job.id, "--format", "json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert sorted(shown) == [
+        "created", "error", "exit_code", "finished", "host", "id", "kind", "phase", "phases",
+        "pid", "pid_started", "progress", "result", "state", "updated", "vm",
+    ]
+    assert (shown["state"], shown["result"]) == ("done", {"rounds": 2})
+    assert run("job", "show", job.id) == 0
+    text = capsys.readouterr().out
+    assert "phase precopy:" in text
+    assert "s3cret" not in text
+    assert run("job", "list") == 0
+    columns = capsys.readouterr().out.splitlines()[1].split()
+    assert columns == [job.id, "migrate", "a", "done", "precopy", "0"]
+
+
+def test_version_without_any_part(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("version", "--format", "json") == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == {
+        "cpcctl": "0.1.0", "abi": 1, "wire": 1, "qemu": None, "qemu_patched": None,
+        "firmware": None,
+    }
+    assert "qemu: no patched QEMU found" in shown.err
+
+
+def test_doctor_names_every_check_and_its_fix(
+    host: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("doctor", "--format", "json") == 3
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["ok"] is False
+    checks = {check["name"]: check for check in shown["checks"]}
+    assert list(checks) == [
+        "python", "packages", "qemu", "qemu-patched", "tcg-threads", "firmware", "hvcpu-ping",
+        "ring-space", "memory", "state-folder", "namespaces", "tun",
+    ]
+    assert all(set(check) == {"name", "state", "detail", "fix"} for check in checks.values())
+    assert checks["qemu"]["state"] == "fail"
+    assert checks["qemu"]["fix"] == "make qemu, or set CPCCTL_QEMU"
+    assert all(check["fix"] for check in checks.values() if check["state"] == "fail")
+
+
+def test_a_reader_that_goes_away(tmp_path: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m cpcctl completion bash | head -1",
+        shell=True, cwd=TOP, capture_output=True, text=True, check=False,
+    )
+    assert done.stdout == "# bash completion for cpcctl\n"
+    assert "Traceback" not in done.stderr
