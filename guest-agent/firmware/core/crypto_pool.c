@@ -11,7 +11,7 @@
 #include "mbedtls/memory_buffer_alloc.h"
 
 #define POOL_BYTES  65536u
-#define SPINS_MAX   (1u << 30)
+#define SPINS_MAX   (1u << 26)
 
 static uint8_t pool[POOL_BYTES] __attribute__((aligned(64)));
 static bool pool_taken;
