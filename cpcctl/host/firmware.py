@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cpcctl import abi
 from cpcctl.abi_status import OP_NAMES, PLATFORM_NAMES, suites
 from cpcctl.errors import CpcError, ExitCode
-from cpcctl.host.qmp import Event, Qmp
+from cpcctl.host.qmp import Event, Qmp, QmpError
 from cpcctl.host.shm import CallError, Mailbox, Reply, Ring, RingFile
 
 # Waits between looks at the mailbox: short at first, since most calls take
@@ -37,6 +37,19 @@ class Ping:
     seconds: float
 
 
+class HvcpuDead(CpcError):
+    """The hvCPU will never answer: a fault stopped it, or it is not active."""
+
+    def __init__(self, number: int, state: str, reason: str | None, host: str | None) -> None:
+        super().__init__(
+            f"hvCPU {number} is {state}",
+            exit_code=ExitCode.UNREACHABLE,
+            host=host,
+            cause=reason,
+            hint=f"cpcctl hvcpu remove VM {number}, then cpcctl hvcpu add VM",
+        )
+
+
 class Hvcpu:
     """One hvCPU of a running machine: its mailbox, its ring and how to wake it.
 
@@ -51,8 +64,12 @@ class Hvcpu:
         self._death: Event | None = None
 
     def wake(self) -> None:
-        """Let a parked hvCPU look at its mailbox."""
-        self.qmp.execute("cpc-wake", id=self.number)
+        """Let a parked hvCPU look at its mailbox. Raises CpcError (4) if it is dead."""
+        try:
+            self.qmp.execute("cpc-wake", id=self.number)
+        except QmpError:
+            self._check_health()
+            raise
 
     def call(
         self,
@@ -188,6 +205,9 @@ class Hvcpu:
         try:
             self.wake()
             self._wait(request, time.monotonic() + CANCEL_GRACE, None, None, rewake=True)
+        except HvcpuDead:
+            # It will never see this request; the next hvCPU of that number must not.
+            self.mailbox.retract()
         except CpcError:
             pass  # what made us give up is the error to report
 
@@ -206,10 +226,4 @@ class Hvcpu:
             if entry["id"] != self.number:
                 continue
             if entry["state"] in ("dead", "inactive"):
-                raise CpcError(
-                    f"hvCPU {self.number} is {entry['state']}",
-                    exit_code=ExitCode.UNREACHABLE,
-                    host=self.qmp.host,
-                    cause=entry.get("reason"),
-                    hint=f"cpcctl hvcpu remove VM {self.number}, then cpcctl hvcpu add VM",
-                )
+                raise HvcpuDead(self.number, entry["state"], entry.get("reason"), self.qmp.host)

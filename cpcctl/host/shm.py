@@ -177,6 +177,10 @@ class Mailbox:
         """Ask the firmware to end that call; the caller wakes the hvCPU."""
         self._word("cancel", request)
 
+    def retract(self) -> None:
+        """Take a request back that no firmware will ever see."""
+        self._word("request", self._word("done"))
+
     def reply(self) -> Reply:
         """Copy the result of the call that ended last."""
         size = min(self._word("reply_size"), abi.PAYLOAD_MAX)

@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vm and hvcpu commands against the patched QEMU and the real firmware."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cpcctl import __main__ as entry
+from cpcctl import abi
+from cpcctl.config.load import load
+from cpcctl.config.settings import Settings
+from cpcctl.errors import CpcError
+from cpcctl.host.process import ProcessId
+from cpcctl.host.qmp import QmpError
+from cpcctl.host.shm import CallError
+from cpcctl.vm import lifecycle, spec
+
+SLICE = 0.005
+
+
+@pytest.fixture
+def place(
+    built: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Settings]:
+    """A host of its own; whatever runs on it afterwards is ended."""
+    # Socket paths are short, and pytest's own folders are not.
+    folder = tmp_path_factory.mktemp("h")
+    for name, value in {
+        "STATE_DIR": folder / "s", "RUN_DIR": folder / "r", "QEMU": built.qemu,
+        "QEMU_DATA": built.qemu_data, "FIRMWARE": built.firmware, "HOST": "host-a",
+        "FORMAT": "text",
+    }.items():
+        monkeypatch.setenv(f"CPCCTL_{name}", str(value))
+    settings = load({})
+    yield settings
+    for vm in lifecycle.list_all(settings):
+        lifecycle.discard(settings, vm["name"])
+
+
+@pytest.fixture
+def define(built: Any, place: Settings) -> Callable[..., Path]:
+    """Write a definition of a small Linux VM; keywords change it."""
+
+    def write(**changes: Any) -> Path:
+        document = {
+            "name": "a", "memory": "192M", "vcpus": 2, "hvcpus": 2, "hvcpu_max": 3,
+            "ring_size": "2M", "kernel": str(built.vmlinuz), "initrd": str(built.tiny_initrd),
+            "append": "console=ttyS0 quiet", **changes,
+        }
+        place.state_dir.mkdir(parents=True, exist_ok=True)
+        path = place.state_dir / f"{document['name']}.yaml"
+        path.write_text(yaml.safe_dump({k: v for k, v in document.items() if v is not None}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run cpcctl in this process: exit code, stdout, stderr."""
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = entry.main(argv)
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run
+
+
+def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> None:
+    """Until it holds; fails with `what` otherwise."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(SLICE)
+
+
+def cpu_ticks(pid: int, thread: int) -> int:
+    """CPU time a thread has used, in clock ticks."""
+    fields = Path(f"/proc/{pid}/task/{thread}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_a_life(define: Any, cli: Any, place: Settings) -> None:
+    path = define()
+    code, out, err = cli("vm", "start", str(path))
+    assert code == 0, err
+    assert "trusted memory" in out
+    assert err == (
+        "plain: memory is not hidden from this host's root; "
+        "the guest and the network cannot read what its hvCPUs hold\n"
+    )
+    code, out, _ = cli("vm", "status", "a", "--format", "json")
+    shown = json.loads(out)
+    assert (shown["state"], shown["machine"], shown["gvcpus"]) == ("running", "pc-q35-10.0", 2)
+    assert [entry["state"] for entry in shown["hvcpus"]] == ["parked", "parked"]
+    assert shown["trusted_bytes"] > 0
+
+    code, _, err = cli("vm", "start", str(path))
+    assert (code, err.splitlines()[0]) == (3, "error: VM a runs on host-a already")
+
+    code, out, _ = cli("hvcpu", "ping", "a", "--format", "json")
+    answers = json.loads(out)
+    assert [answer["hvcpu"] for answer in answers] == [0, 1]
+    assert all(answer["platform"] == "plain" and answer["suites"] for answer in answers)
+
+    assert cli("hvcpu", "add", "a")[1] == "added hvCPU 2\n"
+    code, _, err = cli("hvcpu", "add", "a")
+    assert (code, err.splitlines()[0]) == (3, "error: VM a has room for 0 more hvCPUs")
+    assert cli("hvcpu", "ping", "a", "2")[0] == 0
+    assert cli("hvcpu", "remove", "a", "2")[1] == "removed hvCPU 2\n"
+    assert cli("hvcpu", "remove", "a", "2")[1] == "hvCPU 2 is not active\n"
+    assert cli("hvcpu", "ping", "a", "2")[0] == 4
+    assert cli("hvcpu", "ping", "a", "9")[0] == 2
+    code, out, _ = cli("hvcpu", "list", "a", "--format", "json")
+    assert [entry["state"] for entry in json.loads(out)] == ["parked", "parked", "inactive"]
+
+    assert cli("vm", "stop", "a", "--force")[1] == "stopped a\n"
+    assert cli("vm", "stop", "a", "--force")[1] == "a does not run\n"
+    assert not (place.run_dir / "vms" / "a").exists()
+    code, _, err = cli("hvcpu", "ping", "a")
+    assert (code, err.splitlines()[0]) == (4, "error: VM a does not run")
+
+
+def test_the_guest_boots_and_sees_no_hvcpu(define: Any, place: Settings) -> None:
+    vm = lifecycle.start(place, spec.load(define(append="console=ttyS0 quiet")))
+    with vm.qmp() as qmp:
+        assert len(qmp.execute("query-cpus-fast")) == 2
+        log = vm.paths.console_log
+        wait_for(lambda: b"/ #" in log.read_bytes(), 120, "no shell on the console")
+        assert qmp.execute("query-status")["running"]
+
+
+def test_parked_hvcpus_use_no_cpu(define: Any, place: Settings) -> None:
+    vm = lifecycle.start(place, spec.load(define(kernel=None, initrd=None, append=None)))
+    with vm.qmp() as qmp, vm.rings() as rings:
+        threads = [entry["thread-id"] for entry in qmp.require_cpc()["hvcpus"]]
+        before = [cpu_ticks(vm.process.pid, thread) for thread in threads]
+        ended = time.monotonic() + 1.0
+        # One works all the time; the other two are the measurement.
+        while time.monotonic() < ended:
+            vm.hvcpu(qmp, rings, 0).ping()
+        after = [cpu_ticks(vm.process.pid, thread) for thread in threads]
+    assert after[1:] == before[1:]
+
+
+def test_hvcpus_answer_a_thousand_calls(define: Any, place: Settings) -> None:
+    vm = lifecycle.start(place, spec.load(define()))
+    with vm.qmp() as qmp, vm.rings() as rings:
+        hvcpu = vm.hvcpu(qmp, rings, 1)
+        first = hvcpu.ping().calls
+        for _ in range(1000):
+            last = hvcpu.ping().calls
+        assert last == first + 1000
+
+
+def test_hvcpus_answer_while_the_guest_is_stopped(define: Any, place: Settings) -> None:
+    vm = lifecycle.start(place, spec.load(define()))
+    with vm.qmp() as qmp, vm.rings() as rings:
+        qmp.execute("stop")
+        vm.hvcpu(qmp, rings, 0).ping()
+        assert qmp.execute("query-status")["status"] == "paused"
+        qmp.execute("cont")
+
+
+def test_bad_calls_have_their_own_status_and_harm_nothing(define: Any, place: Settings) -> None:
+    vm = lifecycle.start(place, spec.load(define()))
+    wanted = {
+        (abi.OP(99, 1), ()): abi.S_UNKNOWN_OP,
+        (abi.OP_FREEZE, ()): abi.S_NO_SESSION,
+        (abi.OP_OPEN, (7, 2)): abi.S_BAD_ARGUMENT,
+    }
+    with vm.qmp() as qmp, vm.rings() as rings:
+        hvcpu = vm.hvcpu(qmp, rings, 0)
+        for (op, args), status in wanted.items():
+            with pytest.raises(CallError) as caught:
+                hvcpu.call(op, args)
+            assert caught.value.status == status
+        hvcpu.ping()
+        assert qmp.execute("query-status")["running"]
+
+
+def test_two_sessions_at_once(define: Any, place: Settings) -> None:
+    vm = lifecycle.start(place, spec.load(define()))
+    with vm.qmp(job=True) as job, vm.qmp() as other:
+        assert job.execute("query-status") == other.execute("query-status")
+        with pytest.raises(CpcError) as caught:
+            vm.qmp(timeout=0.5)
+        assert "another program holds its socket" in (caught.value.cause or "")
+
+
+@pytest.mark.parametrize("machine", ["pc", "q35"])
+def test_an_incoming_machine_stays_frozen(
+    machine: str, define: Any, place: Settings, tmp_path: Path
+) -> None:
+    disk = tmp_path / "d.raw"
+    disk.write_bytes(bytes(1 << 20))
+    path = define(
+        machine=machine, max_vcpus=4, memory_blocks=2, max_memory="512M",
+        disks=[{"path": str(disk), "format": "raw", "cache": "writeback"}],
+        nics=[{"mode": "user"}],
+    )
+    vm = lifecycle.start(place, spec.load(path), incoming=True)
+    assert vm.spec.machine in ("pc-q35-10.0", "pc-i440fx-10.0")
+    assert lifecycle.status(place, "a")["state"] == "frozen"
+    with vm.qmp() as qmp:
+        assert not any(node["active"] for node in qmp.execute("query-named-block-nodes"))
+        with pytest.raises(QmpError, match="refused cont"):
+            qmp.execute("cont")
+    # Its disk is not locked: the source, on the same machine, has it open.
+    source = spec.load(define(
+        name="b", machine=machine,
+        disks=[{"path": str(disk), "format": "raw", "cache": "writeback"}],
+    ))
+    lifecycle.start(place, source)
+    third = spec.load(define(
+        name="c", disks=[{"path": str(disk), "format": "raw", "cache": "writeback"}],
+    ))
+    with pytest.raises(CpcError) as caught:
+        lifecycle.start(place, third)
+    assert 'Failed to get "write" lock' in (caught.value.cause or "")
+    assert caught.value.exit_code == 4
+    assert not (place.run_dir / "vms" / "c").exists()
+
+
+def test_qemus_words_reach_the_operator(define: Any, cli: Any, place: Settings) -> None:
+    code, _, err = cli("vm", "start", str(define(devices=["no-such-device"])))
+    assert code == 4
+    assert "error: QEMU of VM a ended at once\n" in err
+    assert "'no-such-device' is not a valid device model name" in err
+    assert "  try: cpcctl doctor" in err
+    assert not (place.run_dir / "vms" / "a").exists()
+    assert cli("vm", "start", str(define()))[0] == 0
+
+
+def test_an_unknown_machine_type(define: Any, cli: Any) -> None:
+    code, _, err = cli("vm", "start", str(define(machine="pc-q35-99.0")))
+    assert code == 3
+    assert "has no machine pc-q35-99.0" in err
+
+
+def test_a_killed_qemu_is_seen_and_the_name_is_free_again(
+    define: Any, cli: Any, place: Settings
+) -> None:
+    path = define()
+    vm = lifecycle.start(place, spec.load(path))
+    vm.process.signal(signal.SIGKILL)
+    wait_for(lambda: not vm.alive, 10, "QEMU survived SIGKILL")
+    assert lifecycle.status(place, "a")["state"] == "stopped"
+    assert cli("hvcpu", "ping", "a")[0] == 4
+    assert cli("vm", "start", str(path))[0] == 0
+
+
+def test_a_recycled_process_number_is_not_ours(define: Any, cli: Any, place: Settings) -> None:
+    path = define()
+    vm = lifecycle.start(place, spec.load(path))
+    vm.kill()
+    me = ProcessId.myself()
+    record = json.loads(vm.paths.process.read_bytes()) | {"pid": me.pid}
+    vm.paths.process.write_text(json.dumps(record))
+    assert lifecycle.status(place, "a")["state"] == "stopped"
+    assert cli("vm", "stop", "a", "--force")[1] == "a does not run\n"
+    assert me.alive
+
+
+def test_a_missing_ring_file(define: Any, cli: Any, place: Settings) -> None:
+    vm = lifecycle.start(place, spec.load(define()))
+    vm.paths.ring.unlink()
+    code, _, err = cli("hvcpu", "ping", "a")
+    assert code == 4
+    assert "the ring file" in err
+    assert "No such file or directory" in err
+
+
+def test_a_stopped_qemu_does_not_hang_us(define: Any, cli: Any, place: Settings) -> None:
+    vm = lifecycle.start(place, spec.load(define()))
+    os.kill(vm.process.pid, signal.SIGSTOP)
+    try:
+        shown = lifecycle.status(place, "a")
+    finally:
+        os.kill(vm.process.pid, signal.SIGCONT)
+    assert shown["state"] == "unreachable"
+    assert "no QMP greeting" in shown["error"]
+
+
+def test_the_printed_command_is_the_one_used(define: Any, cli: Any, place: Settings) -> None:
+    path = define()
+    code, out, _ = cli("vm", "start", "--print-command", str(path), "--format", "json")
+    assert code == 0
+    assert not (place.run_dir / "vms").exists()
+    assert lifecycle.start(place, spec.load(path)).argv == json.loads(out)["argv"]
+
+
+def test_doctor_and_version_on_a_whole_host(cli: Any, place: Settings) -> None:
+    code, out, _ = cli("doctor", "--format", "json")
+    checks = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert code == 0, checks
+    assert checks["hvcpu-ping"]["state"] == "ok"
+    code, out, _ = cli("version", "--format", "json")
+    shown = json.loads(out)
+    assert shown["qemu"].startswith("10.0.")
+    assert shown["qemu_patched"] is True
+    assert shown["firmware"]
+
+
+@pytest.fixture
+def broken_firmware(built: Any, tmp_path: Path) -> Path:
+    """The real image, but its first instruction is an invalid one."""
+    image = bytearray(built.firmware.read_bytes())
+    entry_at = abi.ImageHeader.from_buffer_copy(image).entry
+    image[entry_at : entry_at + 2] = b"\x0f\x0b"
+    path = tmp_path / "broken.bin"
+    path.write_bytes(image)
+    return path
+
+
+def test_a_dead_hvcpu_is_reported_and_the_guest_goes_on(
+    define: Any, cli: Any, place: Settings, broken_firmware: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CPCCTL_FIRMWARE", str(broken_firmware))
+    path = define(hvcpus=0)
+    assert cli("vm", "start", str(path))[0] == 0
+    assert cli("hvcpu", "add", "a")[0] == 0
+    vm = lifecycle.attach(place, "a")
+    with vm.qmp() as qmp:
+        wait_for(lambda: qmp.require_cpc()["hvcpus"][0]["state"] == "dead", 10, "it lives")
+    code, _, err = cli("hvcpu", "ping", "a")
+    assert code == 4
+    assert "hvCPU 0 is dead" in err
+    assert "  cause (host-a): " in err
+    shown = json.loads(cli("hvcpu", "list", "a", "--format", "json")[1])
+    assert shown[0]["state"] == "dead"
+    assert shown[0]["reason"]
+    assert lifecycle.status(place, "a")["state"] == "running"
+    with vm.rings() as rings:
+        assert not rings.mailbox(0).pending
+    assert cli("hvcpu", "remove", "a", "0")[0] == 0
+
+
+def test_a_firmware_that_dies_at_once_leaves_no_vm(
+    define: Any, cli: Any, place: Settings, broken_firmware: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CPCCTL_FIRMWARE", str(broken_firmware))
+    code, _, err = cli("vm", "start", str(define()))
+    assert code == 4
+    assert "hvCPU 0 is dead" in err
+    assert not (place.run_dir / "vms" / "a").exists()
+
+
+def test_a_firmware_of_another_abi_is_refused(
+    define: Any, cli: Any, built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = bytearray(built.firmware.read_bytes())
+    image[abi.ImageHeader.abi.offset] = 99
+    path = tmp_path / "other.bin"
+    path.write_bytes(image)
+    monkeypatch.setenv("CPCCTL_FIRMWARE", str(path))
+    code, _, err = cli("vm", "start", str(define()))
+    assert code == 3
+    assert "ABI 99; expected ABI 1" in err
