@@ -59,6 +59,19 @@ def rounds_of(migration: dict[str, Any]) -> list[dict[str, Any]]:
     return [dict(entry) for entry in migration.get("rounds", [])]
 
 
+def phases_of(migration: dict[str, Any]) -> list[dict[str, Any]]:
+    """name and seconds of each phase; one still open when the job was shown
+    lasts to the end of the job."""
+    total = migration.get("total_seconds") or 0.0
+    out = []
+    for entry in migration.get("phases", []):
+        seconds = entry.get("seconds")
+        if seconds is None:
+            seconds = max(0.0, round(total - entry.get("started", total), 6))
+        out.append({"name": entry["name"], "seconds": seconds})
+    return out
+
+
 def document(found: Findings) -> dict[str, Any]:
     """The object for --format json."""
     before, during, after = split(found.client.get("tenths", []), found.window)
@@ -67,9 +80,7 @@ def document(found: Findings) -> dict[str, Any]:
         "platform": found.platform,
         "accel": found.accel,
         "network": found.network,
-        "phases": [
-            {"name": p["name"], "seconds": p["seconds"]} for p in found.migration.get("phases", [])
-        ],
+        "phases": phases_of(found.migration),
         "rounds": len(rounds),
         "round_details": rounds,
         "total_seconds": found.migration.get("total_seconds"),

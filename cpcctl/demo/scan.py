@@ -110,9 +110,9 @@ class RingScanner:
 
 
 def wait_for_file(path: Path, seconds: float) -> bool:
-    """True as soon as the file is there."""
+    """True as soon as the file is there and has content."""
     end = time.monotonic() + seconds
-    while not path.exists():
+    while not (path.exists() and path.stat().st_size):
         if time.monotonic() > end:
             return False
         time.sleep(0.01)
