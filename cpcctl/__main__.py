@@ -35,10 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CpcError as error:
         _show(error, fmt)
         return int(error.exit_code)
-    except Terminated:
-        return int(ExitCode.TERMINATED)
-    except KeyboardInterrupt:
-        return int(ExitCode.INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        terminated = isinstance(stop, Terminated)
+        code = ExitCode.TERMINATED if terminated else ExitCode.INTERRUPTED
+        _show(CpcError("terminated" if terminated else "interrupted", exit_code=code), fmt)
+        return int(code)
     except BrokenPipeError:
         # The reader of our output went away, as in `cpcctl vm list | head -1`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cpcctl.cli.context import Context
+from cpcctl.cli.arguments import seconds
 from cpcctl.cli.output import pairs, size, table
 from cpcctl.vm import lifecycle, spec
 
@@ -50,7 +51,7 @@ def stop_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="do not wait for the guest")
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=seconds,
         default=60.0,
         metavar="SECONDS",
         help="how long the guest may take to shut down (default: 60)",

@@ -40,13 +40,14 @@ class Ping:
 class HvcpuDead(CpcError):
     """The hvCPU will never answer: a fault stopped it, or it is not active."""
 
-    def __init__(self, number: int, state: str, reason: str | None, host: str | None) -> None:
+    def __init__(self, qmp: Qmp, number: int, state: str, reason: str | None) -> None:
+        name = qmp.label.removeprefix("VM ")
         super().__init__(
             f"hvCPU {number} is {state}",
             exit_code=ExitCode.UNREACHABLE,
-            host=host,
+            host=qmp.host,
             cause=reason,
-            hint=f"cpcctl hvcpu remove VM {number}, then cpcctl hvcpu add VM",
+            hint=f"cpcctl hvcpu remove {name} {number}, then cpcctl hvcpu add {name}",
         )
 
 
@@ -160,7 +161,7 @@ class Hvcpu:
                 f"hvCPU {self.number} does not end the call of an earlier controller",
                 exit_code=ExitCode.UNREACHABLE,
                 host=self.qmp.host,
-                hint=f"cpcctl hvcpu remove VM {self.number}",
+                hint=f"cpcctl hvcpu list {self.qmp.label.removeprefix('VM ')}",
             )
 
     def _wait(
@@ -226,4 +227,4 @@ class Hvcpu:
             if entry["id"] != self.number:
                 continue
             if entry["state"] in ("dead", "inactive"):
-                raise HvcpuDead(self.number, entry["state"], entry.get("reason"), self.qmp.host)
+                raise HvcpuDead(self.qmp, self.number, entry["state"], entry.get("reason"))

@@ -201,6 +201,7 @@ def start(
     find.firmware_version(find.firmware_image(settings))
     spec, _ = resolve(settings, spec)
     argv = command_line(settings, spec, incoming=incoming)
+    known = paths.definition.exists()
     remove_tree(paths.run)
     make_folder(paths.run)
     make_folder(paths.state)
@@ -208,6 +209,8 @@ def start(
         return _launch(settings, spec, paths, argv)
     except BaseException:
         remove_tree(paths.run)
+        if not known:
+            remove_tree(paths.state)
         raise
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,12 @@ def test_other_shells_accept_their_script(shell: str) -> None:
         pytest.skip(f"{shell} is not installed")
     script = completion.SCRIPTS[shell](nodes())
     subprocess.run([shell, "-n", "/dev/stdin"], input=script, text=True, check=True)
+
+
+def test_the_page_in_docs_is_current() -> None:
+    """If not: python3 -m cpcctl.cli.man > docs/man/cpcctl.1"""
+    written = Path(__file__).parents[2] / "docs" / "man" / "cpcctl.1"
+    assert written.read_text() == man.page(nodes())
 
 
 def test_the_man_page_has_every_flag_and_exit_code() -> None:

@@ -153,3 +153,11 @@ def test_hostile_files(tmp_path: Path, data: bytes) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(CpcError, match="cannot be read"):
         spec.load(tmp_path / "none")
+
+
+def test_every_key_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "vm-definition.md").read_text()
+    for key in (*spec.SPEC, *spec.DISK, *spec.NIC):
+        assert f"`{key}`" in text, key
+    example = text.split("```yaml\n")[1].split("```")[0]
+    assert spec.read(yaml.safe_load(example)).name == "web-1"
