@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo and the bench, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cpcctl.demo import plain, watch
+from cpcctl.demo.console import Console
+from cpcctl.demo.hosts import World, wait_until
+
+Built = Any  # conftest.Built
+
+
+def cpcctl(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cpcctl", *argv],
+        capture_output=True, text=True, check=False, timeout=580, env={**os.environ, **env},
+    )  # fmt: skip
+
+
+def check_demo(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stdout + done.stderr
+    data: dict[str, Any] = json.loads(done.stdout)
+    assert data["platform"] == "plain" and data["accel"] == "tcg"
+    assert data["rounds"] >= 1 and data["phases"]
+    assert 0 < data["downtime_seconds"] < data["total_seconds"]
+    # Redis alone holds 500 MiB that no host knew before.
+    assert data["bytes_sent"] > 500 << 20
+    assert data["client"]["operations_before"] > 0
+    assert data["client"]["operations_after"] > 0
+    assert data["client"]["mismatched_reads"] == 0
+    assert data["client"]["broken_connections"] == 0
+    assert data["secret_seen_in_transit"] is False
+    assert data["transit"]["seen_in_plaintext_migration"] is True
+    assert data["guest_memory_verified"] is True
+    return data
+
+
+def test_demo(built: Built) -> None:
+    data = check_demo(cpcctl("demo", "--format", "json"))
+    assert "namespaces" in data["network"]
+
+
+def test_demo_without_namespaces(built: Built, tmp_path: Path) -> None:
+    """Where unshare is refused the demo says so and runs on a user-mode network."""
+    refusing = tmp_path / "unshare"
+    refusing.write_text("#!/bin/sh\necho 'unshare: Operation not permitted'\nexit 1\n")
+    refusing.chmod(0o755)
+    done = cpcctl("demo", "--format", "json", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert "no namespaces for this user" in done.stderr
+    data = check_demo(done)
+    assert "user mode" in data["network"]
+
+
+def test_bench_shape(built: Built) -> None:
+    done = cpcctl("bench", "--format", "json", "--scenario", "idle-2g", "--repeat", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (entry,) = json.loads(done.stdout)["results"]
+    assert entry["scenario"] == "idle-2g" and entry["memory_mib"] == 2048
+    for side in ("ours", "qemu"):
+        assert 0 < entry[side]["downtime_seconds"] < entry[side]["total_seconds"]
+        assert entry[side]["min"]["total_seconds"] == entry[side]["max"]["total_seconds"]
+    assert entry["ratio"]["total"] > 0
+
+
+def test_bench_refuses_an_unknown_scenario() -> None:
+    done = cpcctl("bench", "--scenario", "idle-2g,nonsense")
+    assert done.returncode == 2
+    assert "nonsense" in done.stderr and "filled-2g" in done.stderr
+
+
+def test_the_check_finds_the_secret_in_a_plaintext_migration(built: Built, world: World) -> None:
+    """The control on its own, and its opposite: another secret is not found."""
+    guest = plain.PlainGuest(
+        built.qemu, built.qemu_data, built.vmlinuz, built.tiny_initrd,
+        "console=ttyS0 quiet cpc.job=secret:CPC-SECRET-planted-in-memory",
+    )  # fmt: skip
+    source, destination = plain.pair(world, guest)
+    try:
+        with Console(source.console) as console:
+            console.wait_ready(source.log, 60)
+            assert console.run("cat /data/secret").strip() == "CPC-SECRET-planted-in-memory"
+        planted = watch.capture(world, b"CPC-SECRET-planted-in-memory")
+        other = watch.capture(world, b"CPC-SECRET-never-planted-here")
+        plain.migrate(source, destination, 300, 60)
+        found, nothing = planted.finish(), other.finish()
+        assert found["hits"] > 0 and found["missed"] == 0
+        assert nothing["hits"] == 0 and nothing["bytes"] > 10 << 20
+        with Console(destination.console) as console:
+            assert "secret" in console.run("ls /data")
+    finally:
+        source.close()
+        destination.close()
+    wait_until("QEMU is gone", lambda: destination._process.poll() is not None, 10)
+
+
+@pytest.mark.parametrize("where", ["host-a", "client"])
+def test_helpers_say_why_they_do_not_start(world: World, where: str) -> None:
+    with pytest.raises(RuntimeError, match="did not start"):
+        watch.Helper(world, where, ["cpcctl.demo.client", "10.77.0.99", "1"])
