@@ -70,9 +70,12 @@ class DestinationFacts:
 
 
 def source_checks(
-    spec: VmSpec, argv: Iterable[str], hvcpus: dict[int, str], frozen: bool
+    spec: VmSpec, argv: Iterable[str], hvcpus: dict[int, str], run_state: str
 ) -> list[Check]:
-    """What the source can tell alone. hvcpus: state of every added one."""
+    """What the source can tell alone.
+
+    hvcpus: state of every added one. run_state: QEMU's, or "frozen".
+    """
     devices = [word.split(",")[0] for word in spec.devices] + _devices(argv)
     passed = sorted({d for d in devices if d in PASSED_THROUGH})
     tpm = sorted({d for d in devices if d in VTPM})
@@ -111,9 +114,11 @@ def source_checks(
             f"then cpcctl hvcpu add {spec.name}",
         ),
         Check(
-            "not-migrating",
-            not frozen,
-            "the guest is frozen by an earlier migration",
+            "running",
+            run_state == "running",
+            "the guest is frozen by an earlier migration"
+            if run_state == "frozen"
+            else f"the guest does not run: QEMU says {run_state}",
             f"cpcctl job list --vm {spec.name}",
         ),
     ]

@@ -92,6 +92,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         job = JobStore(folders.jobs).create("migrate", args.vm, ctx.settings.host, **data)
         child = follow.start_worker(ctx.settings, job, lock)
     if args.detach:
+        follow.wait_taken(ctx.settings, job.id, child)
         ctx.out.result({"job": job.id}, job.id)
         return 0
     record = follow.follow(ctx, job.id, child)

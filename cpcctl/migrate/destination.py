@@ -23,7 +23,7 @@ from cpcctl.host.state import Folders, VmLock
 from cpcctl.jobs.store import Job
 from cpcctl.link import pump, rpc
 from cpcctl.link.listener import Listener
-from cpcctl.migrate import checks, facts, leftover, session
+from cpcctl.migrate import checks, facts, hold, leftover, session
 from cpcctl.migrate.machine import DestinationFact
 from cpcctl.migrate.side import Side, check_device_state
 from cpcctl.migrate.streams import Streams
@@ -123,6 +123,7 @@ class Destination:
             raise
         self.lock = lock
         self.fact = DestinationFact.RECEIVING
+        hold.at("there-launched")
         return {"hvcpus": len(self.side.hvcpus)}
 
     def _fitted(self, spec: VmSpec) -> VmSpec:
@@ -149,6 +150,7 @@ class Destination:
             raise ValueError("streams")
         session.confirm(side.main, _bytes(params["confirmation"]))
         self.job.phase("receive")
+        hold.at("there-connected")
         tokens = [self.listener.expect_stream() for _ in range(count)]
         streams = self.streams = Streams(count)
         self._recvs = [streams.submit(lambda s=s: self._recv(s)) for s in range(count)]  # type: ignore[misc]
@@ -183,6 +185,7 @@ class Destination:
         devices = check_device_state(params["devices"])
         side, streams = self._side(), self._streams()
         streams.wait(self._recvs, lambda: None, COMPLETE_LOOK)  # type: ignore[arg-type]
+        hold.at("there-received")
         side.load_devices(devices)
         side.disks(True)
         token = session.prepare(side.main)
@@ -191,12 +194,14 @@ class Destination:
 
     def _run(self, params: rpc.Params) -> rpc.Params:
         side = self._side()
+        hold.at("there-prepared")
         token = session.run(side.main, _bytes(params["token"]))
         try:
             released = side.event_time("CPC_RELEASED")
         except TimeoutError:  # asked again: the event was taken the first time
             released = time.time()
         self.fact = DestinationFact.RUNNING
+        hold.at("there-released")
         self._announce()
         self.job.record.data["running"] = _text(token)
         self.job.phase("running")
@@ -212,8 +217,11 @@ class Destination:
     def _query(self, _: rpc.Params) -> rpc.Params:
         """How far the firmware is; with the token that proves it where there is one."""
         self.refresh()
-        token = self.job.record.data.get("abort" if self.fact is DestinationFact.ABORTED else "", "")
-        return {"fact": self.fact.name, "token": token}
+        aborted = self.fact is DestinationFact.ABORTED
+        return {
+            "fact": self.fact.name,
+            "token": self.job.record.data.get("abort", "") if aborted else "",
+        }
 
     def refresh(self) -> None:
         """Ask the firmware anew; for a shell found after a crash too."""
@@ -227,6 +235,7 @@ class Destination:
             abi.PHASE_PREPARED: DestinationFact.PREPARED,
             abi.PHASE_RUNNING: DestinationFact.RUNNING,
             abi.PHASE_ABORTED: DestinationFact.ABORTED,
+            abi.PHASE_FAILED: DestinationFact.FAILED,
         }.get(phase, DestinationFact.RECEIVING)
 
     def _done(self, _: rpc.Params) -> rpc.Params:

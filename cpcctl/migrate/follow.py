@@ -43,6 +43,13 @@ def start_worker(settings: Settings, job: Job, lock: VmLock) -> subprocess.Popen
         )
 
 
+def wait_taken(settings: Settings, job_id: str, child: subprocess.Popen[bytes]) -> None:
+    """Until the worker has made the job its own; its end will do too."""
+    store = JobStore(Folders.of(settings).jobs)
+    while store.load(job_id).pid == os.getpid() and child.poll() is None:
+        time.sleep(LOOK_SECONDS)
+
+
 def follow(ctx: Context, job_id: str, child: subprocess.Popen[bytes] | None = None) -> Record:
     """Show a job until it has ended or its controller is gone; Ctrl-C cancels it."""
     store = JobStore(Folders.of(ctx.settings).jobs)
@@ -60,15 +67,13 @@ def follow(ctx: Context, job_id: str, child: subprocess.Popen[bytes] | None = No
                 if ended or gone:
                     ok = record.state == "done"
                     break
-                if record.phase != phase:
+                if record.phase != phase and record.phase:
                     phase = record.phase
                     progress.phase(phase)
                 note = record.progress
-                progress.update(
-                    note.get("bytes_sent", 0),
-                    note.get("bytes_expected"),
-                    f"round {note['round']}" if "round" in note else "",
-                )
+                if phase == "copy" and "round" in note:
+                    expected = note.get("bytes_expected")
+                    progress.update(note["bytes_sent"], expected, f"round {note['round']}")
                 time.sleep(LOOK_SECONDS)
             except (KeyboardInterrupt, Terminated) as stop:
                 number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT

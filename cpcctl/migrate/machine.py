@@ -96,9 +96,11 @@ def _undo(phase: Phase, event: Event) -> tuple[Action, ...]:
     actions = [Action.RESUME_SOURCE]
     if event is Event.HVCPU_DEAD:
         actions.insert(0, Action.REVIVE_HVCPU)
-    # The guest runs first; the destination's leftovers can wait for that.
     if event is not Event.PEER_LOST:
-        actions.append(Action.ABORT_DESTINATION)
+        # The guest runs first and the destination's leftovers can wait for
+        # that; but once the disks may be active there, they must be let go.
+        place = len(actions) if phase < Phase.FINAL else 0
+        actions.insert(place, Action.ABORT_DESTINATION)
     return tuple(actions)
 
 
@@ -129,6 +131,7 @@ class DestinationFact(Enum):
     NOTHING = "has nothing of this guest"
     RECEIVING = "has not everything yet"
     PREPARED = "is ready and waits for the commit"
+    FAILED = "has failed and waits to be given up"
     RUNNING = "runs the guest"
     ABORTED = "has given up for ever"
     DEAD = "QEMU has gone"
@@ -140,6 +143,7 @@ class Step(Enum):
 
     RESUME = "resume the source"
     RESUME_WITH_ABORT = "resume the source with the destination's abort"
+    ASK_ABORT = "ask the destination to give up, then look again"
     SEND_COMMIT = "give the destination the commit"
     FINISH = "tell the source that the destination runs"
     CLEAN_SOURCE = "remove what is left on the source"
@@ -164,6 +168,7 @@ def settle(source: SourceFact, destination: DestinationFact, *, commit_token: bo
         DestinationFact.RUNNING: Step.FINISH,
         DestinationFact.ABORTED: Step.RESUME_WITH_ABORT,
         DestinationFact.PREPARED: Step.SEND_COMMIT,
+        DestinationFact.FAILED: Step.ASK_ABORT,
         DestinationFact.NOTHING: Step.LOST,
         DestinationFact.RECEIVING: Step.LOST,
         DestinationFact.DEAD: Step.LOST,
@@ -177,6 +182,8 @@ def settle(source: SourceFact, destination: DestinationFact, *, commit_token: bo
         return Step.FINISH if destination is DestinationFact.RUNNING else Step.UNPROVEN
     if step is Step.FINISH:
         return Step.CLEAN_SOURCE
-    if step is Step.RESUME_WITH_ABORT or (step is Step.SEND_COMMIT and not commit_token):
+    if step in (Step.RESUME_WITH_ABORT, Step.ASK_ABORT):
+        return Step.LOST
+    if step is Step.SEND_COMMIT and not commit_token:
         return Step.LOST
     return step

@@ -19,7 +19,7 @@ from cpcctl.jobs.store import Job
 from cpcctl.link import listener, pump, rpc, tls
 from cpcctl.link.limit import Bucket
 from cpcctl.link.ticket import Ticket
-from cpcctl.migrate import checks, converge, facts, session
+from cpcctl.migrate import checks, converge, facts, hold, session
 from cpcctl.migrate.converge import Round
 from cpcctl.migrate.machine import Action, Event, Phase, decide
 from cpcctl.migrate.options import Options
@@ -77,6 +77,7 @@ class Source:
         """Note the phase in the job file, then be in it."""
         self.job.phase(phase.word)
         self.phase = phase
+        hold.at(phase.word)
 
     def look(self) -> None:
         """Called all the time: is there a reason to stop?"""
@@ -123,7 +124,10 @@ class Source:
         spec = self.side.vm.spec
         info = self.side.info()
         states = {e["id"]: e["state"] for e in info["hvcpus"] if e["state"] != "inactive"}
-        here = checks.source_checks(spec, self.side.vm.argv, states, info["frozen"])
+        run_state = str(self.side.qmp.execute("query-status")["status"])
+        here = checks.source_checks(
+            spec, self.side.vm.argv, states, "frozen" if info["frozen"] else run_state
+        )
         error = checks.refusal(here, self.side.vm.host)
         if error is not None:
             raise error
@@ -237,6 +241,11 @@ class Source:
         """From the freeze to the source's end."""
         streams, side = self._streams(), self.side
         self.enter(Phase.FREEZE)
+        if self.paused:
+            # The platform freezes a guest that runs; what it writes in this
+            # moment is found by the sync below.
+            side.qmp.execute("cont")
+            self.paused = False
         session.freeze(side.main)
         self.frozen_at = side.event_time("CPC_FROZEN")
         # Devices may touch memory while they are saved: sync after that.
@@ -267,6 +276,7 @@ class Source:
         """The source has committed: make the destination run, then leave."""
         self.job.record.data["commit"] = _text(commit)
         self.phase = Phase.RUN
+        hold.at(self.phase.word)
         answer = self.call("run", {"token": _text(commit)})
         self.total = time.monotonic() - self.begin
         self.job.phase(Phase.RUN.word)

@@ -119,19 +119,22 @@ def _take_disks(side: Side) -> None:
 
 def settle_now(source: Source, cause: CpcError) -> CpcError | None:
     """After COMMIT: ask both firmwares and do what follows. As handle()."""
-    step = Step.UNPROVEN
+    trouble: Exception | None = None
     deadline = time.monotonic() + RECONNECT_SECONDS
     while time.monotonic() < deadline:
         fact, token = ask_destination(source)
         ours = ask_source(source.side)
         step = settle(ours, fact, commit_token="commit" in source.job.record.data)
-        if step is not Step.UNPROVEN:
-            break
-        time.sleep(0.5)
-    try:
-        return take(source, step, token, cause)
-    except (CpcError, rpc.LinkLost, OSError) as trouble:
-        return _unproven(source, cause, trouble)
+        try:
+            if step is Step.ASK_ABORT:
+                source.call("abort", {"reason": "the destination failed after the commit"})
+            elif step is not Step.UNPROVEN:
+                return take(source, step, token, cause)
+        except (CpcError, rpc.LinkLost, OSError) as error:
+            # It may have made things clearer: look again.
+            trouble = error
+        time.sleep(0.3)
+    return _unproven(source, cause, trouble)
 
 
 def take(source: Source, step: Step, token: bytes, cause: CpcError) -> CpcError | None:

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two hosts that are two state folders on this machine, joined by loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+TOP = Path(__file__).resolve().parents[2]
+SECONDS = 90.0
+
+
+def until(condition: Any, what: str, seconds: float = SECONDS) -> Any:
+    """Wait for a condition with a deadline; its first true value."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = condition()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        time.sleep(0.01)
+
+
+class Host:
+    """One state folder."""
+
+    def __init__(self, name: str, folder: Path, built: Any) -> None:
+        self.name = name
+        self.folder = folder
+        self.state = folder / "s"
+        self.env = {
+            **os.environ,
+            "CPCCTL_STATE_DIR": str(self.state),
+            "CPCCTL_RUN_DIR": str(folder / "r"),
+            "CPCCTL_HOST": name,
+            "CPCCTL_QEMU": os.environ.get("CPCCTL_QEMU", str(built.qemu)),
+            "CPCCTL_QEMU_DATA": os.environ.get("CPCCTL_QEMU_DATA", str(built.qemu_data)),
+            "CPCCTL_FIRMWARE": str(built.firmware),
+            "CPCCTL_PROGRESS": "none",
+            "PYTHONPATH": str(TOP),
+        }
+
+    def start(self, *argv: str, stop_at: str = "") -> subprocess.Popen[str]:
+        """Begin a command here."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "cpcctl", *argv],
+            env={**self.env, "CPCCTL_TEST_STOP_AT": stop_at},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *argv: str, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """Run a command here to its end and check its exit code."""
+        process = self.start(*argv)
+        return finish(process, expect)
+
+    def jobs(self, kind: str) -> list[dict[str, Any]]:
+        """Job files of a kind, oldest first, as they are on disk."""
+        found = []
+        for path in sorted((self.state / "jobs").glob("*.json")):
+            try:
+                document = json.loads(path.read_text())
+            except (OSError, ValueError):
+                continue
+            if document["kind"] == kind:
+                found.append(document)
+        return sorted(found, key=lambda entry: entry["created"])
+
+    def vm_state(self, name: str) -> str:
+        """"absent", or what `vm status` says."""
+        done = self.run("vm", "status", name, "--format", "json", expect=None)
+        return str(json.loads(done.stdout)["state"]) if done.returncode == 0 else "absent"
+
+    def qemu_pid(self, name: str) -> int:
+        """Process of a VM's QEMU."""
+        document = json.loads((self.folder / "r" / "vms" / name / "process.json").read_text())
+        return int(document["pid"])
+
+
+def finish(
+    process: subprocess.Popen[str], expect: int | None, seconds: float = SECONDS
+) -> subprocess.CompletedProcess[str]:
+    """Wait for a command and check its exit code."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        raise AssertionError(f"{process.args} hangs\n{out}\n{err}") from None
+    done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    if expect is not None:
+        assert done.returncode == expect, f"exit {done.returncode}\n{out}\n{err}"
+    return done
+
+
+class Pair:
+    """Two hosts, a and b, and what the tests do with them."""
+
+    def __init__(self, built: Any) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="cpc-"))
+        self.built = built
+        self.a = Host("host-a", self.folder / "a", built)
+        self.b = Host("host-b", self.folder / "b", built)
+
+    def vm(self, name: str = "t", **more: Any) -> str:
+        """Start a small guest on a and return its name."""
+        document = {
+            "name": name,
+            "memory": "128M",
+            "kernel": str(self.built.vmlinuz),
+            "initrd": str(self.built.tiny_initrd),
+            "append": "console=ttyS0 quiet",
+            **more,
+        }
+        path = self.folder / f"{name}.yaml"
+        path.write_text(json.dumps(document))
+        self.a.run("vm", "start", str(path))
+        return name
+
+    def receive(self, *more: str, stop_at: str = "") -> tuple[subprocess.Popen[str], str]:
+        """Start `receive` on b: the process and its ticket."""
+        process = self.b.start(
+            "receive", "--listen", "127.0.0.1:0", "--grace", "3", "--peer-timeout", "3", *more,
+            stop_at=stop_at,
+        )
+        assert process.stdout is not None
+        ticket = process.stdout.readline().strip()
+        assert ticket.startswith("cpc1:"), finish(process, None).stderr
+        return process, ticket
+
+    def migrate(
+        self, name: str, ticket: str, *more: str, stop_at: str = ""
+    ) -> subprocess.Popen[str]:
+        """Start `migrate` on a."""
+        return self.a.start("migrate", name, ticket, "--peer-timeout", "3", *more, stop_at=stop_at)
+
+    def worker(self) -> int:
+        """The process that runs the newest migration, once it has taken it over."""
+
+        def found() -> int:
+            jobs = self.a.jobs("migrate")
+            pid = int(jobs[-1]["pid"]) if jobs else 0
+            command = _command(pid)
+            return pid if "cpcctl.migrate.worker" in command else 0
+
+        return int(until(found, "the worker"))
+
+    def check_one_side(self, name: str, side: str) -> None:
+        """The guest runs on exactly that side."""
+        states = {"a": self.a.vm_state(name), "b": self.b.vm_state(name)}
+        assert states[side] == "running", states
+        assert states["b" if side == "a" else "a"] in ("absent", "stopped"), states
+
+    def check_next_try(self, name: str) -> None:
+        """Nothing blocks another migration, from where the guest is on a."""
+        receive, ticket = self.receive()
+        finish(self.migrate(name, ticket), 0)
+        finish(receive, 0)
+        self.check_one_side(name, "b")
+
+    def close(self) -> None:
+        """End every process of ours and remove the folder."""
+        for path in self.folder.glob("*/r/vms/*/process.json"):
+            _kill(int(json.loads(path.read_text())["pid"]))
+        for host in (self.a, self.b):
+            for kind in ("migrate", "receive"):
+                for job in host.jobs(kind):
+                    if "cpcctl" in _command(int(job["pid"])):
+                        _kill(int(job["pid"]))
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def wait_stopped(pid: int) -> None:
+    """Until a process has stopped itself."""
+    until(lambda: _state(pid) == "T", f"process {pid} to stop")
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    until(lambda: _state(pid) in ("", "Z"), f"process {pid} to end", 10)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Either side is killed at any phase: one side runs, and nothing blocks the next try."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from pair import Pair, finish, until, wait_stopped
+
+BEFORE = ("preflight", "handshake", "copy", "freeze", "commit")
+THERE = ("there-launched", "there-connected", "there-received")
+
+
+@pytest.mark.parametrize("phase", [*BEFORE, "run"])
+def test_worker_killed_front_end_recovers(pair: Pair, phase: str) -> None:
+    name = pair.vm()
+    receive, ticket = pair.receive()
+    process = pair.migrate(name, ticket, stop_at=phase)
+    worker = pair.worker()
+    wait_stopped(worker)
+    os.kill(worker, signal.SIGKILL)
+    done = finish(process, 0 if phase == "run" else 1)
+    if phase == "run":
+        finish(receive, 0)
+        pair.check_one_side(name, "b")
+        return
+    assert "runs on host-a" in done.stderr
+    finish(receive, None)
+    pair.check_one_side(name, "a")
+    pair.check_next_try(name)
+
+
+@pytest.mark.parametrize("phase", ["copy", "commit", "run"])
+def test_both_killed_job_resume(pair: Pair, phase: str) -> None:
+    name = pair.vm()
+    receive, ticket = pair.receive("--grace", "30")
+    process = pair.migrate(name, ticket, stop_at=phase)
+    worker = pair.worker()
+    wait_stopped(worker)
+    process.kill()
+    finish(process, None)
+    os.kill(worker, signal.SIGKILL)
+    job = pair.a.jobs("migrate")[-1]["id"]
+    until(lambda: not os.path.exists(f"/proc/{worker}"), "the worker to go")
+    blocked = finish(pair.migrate(name, ticket), 75)
+    assert f"cpcctl job resume {job}" in blocked.stderr
+    done = pair.a.run("job", "resume", job, expect=0 if phase == "run" else 1)
+    finish(receive, 0 if phase == "run" else None)
+    pair.check_one_side(name, "b" if phase == "run" else "a")
+    assert phase == "run" or "runs on host-a" in done.stderr
+
+
+@pytest.mark.parametrize("point", THERE)
+def test_receiver_killed_before_commit(pair: Pair, point: str) -> None:
+    name = pair.vm()
+    receive, ticket = pair.receive(stop_at=point)
+    process = pair.migrate(name, ticket)
+    wait_stopped(receive.pid)
+    receive.kill()
+    finish(receive, None)
+    done = finish(process, 1)
+    assert "runs on host-a" in done.stderr
+    assert pair.a.vm_state(name) == "running"
+    # The shell that was left there never ran; the next receive removes it.
+    pair.check_next_try(name)
+
+
+@pytest.mark.parametrize("point", ["there-prepared", "there-released"])
+def test_receiver_killed_after_commit(pair: Pair, point: str) -> None:
+    name = pair.vm()
+    receive, ticket = pair.receive(stop_at=point)
+    process = pair.migrate(name, ticket)
+    wait_stopped(receive.pid)
+    receive.kill()
+    finish(receive, None)
+    done = finish(process, 5)
+    assert "job resume" in done.stderr
+    there = pair.b.jobs("receive")[-1]["id"]
+    again = pair.b.start("job", "resume", there)
+    pair.a.run("job", "resume", pair.a.jobs("migrate")[-1]["id"])
+    finish(again, 0)
+    pair.check_one_side(name, "b")
+
+
+@pytest.mark.parametrize("point", [*THERE, "there-prepared"])
+def test_destination_qemu_killed(pair: Pair, point: str) -> None:
+    name = pair.vm()
+    receive, ticket = pair.receive(stop_at=point)
+    process = pair.migrate(name, ticket)
+    wait_stopped(receive.pid)
+    os.kill(pair.b.qemu_pid(name), signal.SIGKILL)
+    receive.send_signal(signal.SIGCONT)
+    if point == "there-prepared":
+        done = finish(process, 7)
+        assert "is lost" in done.stderr
+        finish(receive, None)
+        return
+    done = finish(process, 1)
+    assert "runs on host-a" in done.stderr
+    assert "host-b" in done.stderr
+    finish(receive, 1)
+    pair.check_one_side(name, "a")
+    pair.check_next_try(name)
+
+
+@pytest.mark.parametrize("phase", ["copy", "freeze", "commit"])
+def test_source_qemu_killed(pair: Pair, phase: str) -> None:
+    name = pair.vm()
+    receive, ticket = pair.receive()
+    process = pair.migrate(name, ticket, stop_at=phase)
+    worker = pair.worker()
+    wait_stopped(worker)
+    os.kill(pair.a.qemu_pid(name), signal.SIGKILL)
+    os.kill(worker, signal.SIGCONT)
+    done = finish(process, 7)
+    assert "lost" in done.stderr
+    finish(receive, None)
+    assert pair.b.vm_state(name) == "absent"
+
+
+def test_network_cut_longer_than_the_timeout(pair: Pair) -> None:
+    """A stopped receiver is as silent as a cut network."""
+    name = pair.vm()
+    receive, ticket = pair.receive(stop_at="there-connected")
+    process = pair.migrate(name, ticket)
+    wait_stopped(receive.pid)
+    done = finish(process, 1)
+    assert "cannot be reached any more" in done.stderr
+    assert "runs on host-a" in done.stderr
+    receive.send_signal(signal.SIGCONT)
+    finish(receive, 1)
+    pair.check_one_side(name, "a")
+    pair.check_next_try(name)

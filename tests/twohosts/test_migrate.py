@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small guest moves between two hosts, and what an operator may ask for."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+from pair import Pair, finish, until
+
+
+def test_there_and_back(pair: Pair) -> None:
+    name = pair.vm()
+    receive, ticket = pair.receive()
+    done = finish(pair.migrate(name, ticket, "--format", "json"), 0)
+    finish(receive, 0)
+    result = json.loads(done.stdout)
+    assert result["peer_attested"] is False
+    assert result["bytes_sent"] > 1 << 20
+    assert 0 < result["downtime_seconds"] < result["total_seconds"]
+    assert result["rounds"][0]["pages"] > 0
+    assert [p["name"] for p in result["phases"]] == [
+        "preflight", "handshake", "copy", "freeze", "commit", "run",
+    ]
+    pair.check_one_side(name, "b")
+    pair.a, pair.b = pair.b, pair.a
+    pair.check_next_try(name)
+
+
+def test_two_streams(pair: Pair) -> None:
+    name = pair.vm(vcpus=2, hvcpus=2, memory="256M")
+    receive, ticket = pair.receive()
+    done = finish(pair.migrate(name, ticket, "--format", "json"), 0)
+    assert json.loads(done.stdout)["streams"] == 2
+    finish(receive, 0)
+    pair.check_one_side(name, "b")
+
+
+def test_dry_run_changes_nothing(pair: Pair) -> None:
+    name = pair.vm()
+    receive, ticket = pair.receive()
+    done = finish(pair.migrate(name, ticket, "--dry-run", "--format", "json"), 0)
+    assert {c["name"] for c in json.loads(done.stdout)} >= {"cpu", "memory", "name", "disks"}
+    pair.check_one_side(name, "a")
+    finish(pair.migrate(name, ticket), 0)  # the ticket is still good
+    finish(receive, 0)
+
+
+def test_detach_and_wait(pair: Pair) -> None:
+    name = pair.vm()
+    receive, ticket = pair.receive()
+    job = finish(pair.migrate(name, ticket, "--detach"), 0).stdout.strip()
+    done = pair.a.run("job", "wait", job)
+    assert "downtime" in done.stdout
+    finish(receive, 0)
+    assert pair.a.jobs("migrate")[-1]["state"] == "done"
+
+
+def test_interrupt_cancels(pair: Pair) -> None:
+    name = pair.vm()
+    receive, ticket = pair.receive()
+    process = pair.migrate(name, ticket, "--bandwidth", "5")
+    _until_phase(pair, "copy")
+    process.send_signal(signal.SIGINT)
+    done = finish(process, 130)
+    assert "runs on host-a" in done.stderr
+    finish(receive, 1)
+    pair.check_one_side(name, "a")
+    pair.check_next_try(name)
+
+
+def test_job_cancel(pair: Pair) -> None:
+    name = pair.vm()
+    receive, ticket = pair.receive()
+    process = pair.migrate(name, ticket, "--bandwidth", "5")
+    job = _until_phase(pair, "copy")
+    pair.a.run("job", "cancel", job)
+    finish(process, 130)
+    finish(receive, 1)
+    pair.check_one_side(name, "a")
+
+
+def test_timeout_cancels(pair: Pair) -> None:
+    name = pair.vm()
+    receive, ticket = pair.receive()
+    done = finish(pair.migrate(name, ticket, "--bandwidth", "5", "--timeout", "2"), 6)
+    assert "timed out" in done.stderr
+    finish(receive, 1)
+    pair.check_one_side(name, "a")
+    pair.check_next_try(name)
+
+
+def test_timeout_pauses(pair: Pair) -> None:
+    name = pair.vm()
+    receive, ticket = pair.receive()
+    options = ("--bandwidth", "20", "--timeout", "1", "--on-timeout", "pause")
+    finish(pair.migrate(name, ticket, *options), 0)
+    finish(receive, 0)
+    pair.check_one_side(name, "b")
+
+
+def test_bandwidth_is_kept(pair: Pair) -> None:
+    name = pair.vm()
+    receive, ticket = pair.receive()
+    begin = time.monotonic()
+    done = finish(pair.migrate(name, ticket, "--bandwidth", "10", "--format", "json"), 0)
+    seconds = time.monotonic() - begin
+    sent = json.loads(done.stdout)["bytes_sent"]
+    assert sent / seconds < 1.15 * (10 << 20)
+    finish(receive, 0)
+
+
+def _until_phase(pair: Pair, phase: str) -> str:
+    def found() -> str:
+        jobs = pair.a.jobs("migrate")
+        return str(jobs[-1]["id"]) if jobs and jobs[-1]["phase"] == phase else ""
+
+    return str(until(found, f"phase {phase}"))
