@@ -160,6 +160,26 @@ static uint32_t add_page(struct sender *send, uint64_t page, uint8_t kind)
 }
 
 /*
+ * True when eight pages are all absent or all private and the table says so
+ * already. Most of a guest is like that, and this looks at it in words.
+ */
+static bool quiet(const uint32_t *versions, const uint8_t *kinds)
+{
+    const uint64_t mask = 0xc0000000c0000000ull;
+    const uint64_t all_private = 0x4000000040000000ull;
+    uint64_t kind, v[4];
+
+    memcpy(&kind, kinds, sizeof(kind));
+    memcpy(v, versions, sizeof(v));
+    if (kind == 0) {
+        return (v[0] | v[1] | v[2] | v[3]) == 0;
+    }
+    return kind == 0x0101010101010101ull * CPC_KIND_PRIVATE &&
+           ((v[0] | v[1] | v[2] | v[3]) & mask) == all_private &&
+           ((v[0] & v[1] & v[2] & v[3]) & mask) == all_private;
+}
+
+/*
  * Pages first .. first + count of the chunk at `chunk`, all of this stream. A
  * page goes when the hint says so or when its kind is not the one last sent;
  * so what became present is sent without a hint, zero pages that a read has
@@ -173,7 +193,15 @@ static uint32_t send_block(struct sender *send, uint64_t chunk, uint32_t first,
     uint32_t status = CPC_S_OK;
 
     for (uint32_t i = first; i < first + count && status == CPC_S_OK; i++) {
-        uint32_t entry = send->versions[chunk + i];   /* <= MEMORY_BLOCK turns */
+        /* <= MEMORY_BLOCK turns; an absent page is skipped in FULL as well */
+        if (i % 8 == 0 && i + 8 <= first + count &&
+            (dirty[i / 64] >> (i % 64) & 0xff) == 0 &&
+            (!send->full || kinds[i] == CPC_KIND_ABSENT) &&
+            quiet(&send->versions[chunk + i], &kinds[i])) {
+            i += 7;
+            continue;
+        }
+        uint32_t entry = send->versions[chunk + i];
         uint8_t kind = kinds[i];
         if (kind == CPC_KIND_ABSENT) {
             if (entry != 0) {
@@ -209,9 +237,19 @@ static bool take_dirty(struct sender *send, uint64_t chunk, uint32_t pages)
     return any != 0;
 }
 
+/* The platform looks at every page it is asked about: not at those of others. */
+static uint32_t ask_kinds(struct sender *send, uint64_t chunk, uint32_t first,
+                          uint32_t count)
+{
+    uint32_t status = platform_kinds(send->region->id, chunk + first, count,
+                                     send->scratch->kinds + first);
+    return status == CPC_P_OK ? CPC_S_OK
+                              : call_platform(send->call, CPC_PCALL_KINDS, status);
+}
+
 static uint32_t send_chunk(struct sender *send, uint64_t chunk, uint32_t pages)
 {
-    uint32_t status;
+    uint32_t status = CPC_S_OK;
 
     if (call_cancelled(send->call)) {
         return CPC_S_CANCELLED;
@@ -222,10 +260,11 @@ static uint32_t send_chunk(struct sender *send, uint64_t chunk, uint32_t pages)
     if (!take_dirty(send, chunk, pages) && !send->full && !send->final) {
         return CPC_S_OK;
     }
-    uint32_t asked = platform_kinds(send->region->id, chunk, pages,
-                                    send->scratch->kinds);
-    if (asked != CPC_P_OK) {
-        return call_platform(send->call, CPC_PCALL_KINDS, asked);
+    if (send->channel->streams == 1) {
+        status = ask_kinds(send, chunk, 0, pages);
+        if (status != CPC_S_OK) {
+            return status;
+        }
     }
     for (uint32_t first = 0; first < pages; first += MEMORY_BLOCK) {
         uint32_t count = pages - first < MEMORY_BLOCK ? pages - first : MEMORY_BLOCK;
@@ -233,7 +272,12 @@ static uint32_t send_chunk(struct sender *send, uint64_t chunk, uint32_t pages)
                           send->channel->streams)) {
             continue;            /* <= CPC_KINDS_MAX / MEMORY_BLOCK turns */
         }
-        status = send_block(send, chunk, first, count);
+        if (send->channel->streams != 1) {
+            status = ask_kinds(send, chunk, first, count);
+        }
+        if (status == CPC_S_OK) {
+            status = send_block(send, chunk, first, count);
+        }
         if (status != CPC_S_OK) {
             return status;
         }

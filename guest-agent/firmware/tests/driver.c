@@ -94,13 +94,15 @@ struct answer call(struct host_machine *machine, uint32_t op, uint64_t arg0,
 
 void wire_append(struct wire *wire, const void *bytes, size_t size)
 {
-    if (wire->size + size > wire->room) {
-        wire->room = (wire->size + size) * 2;
+    if (wire->bytes == NULL || wire->size + size > wire->room) {
+        wire->room = (wire->size + size) * 2 + 1;
         wire->bytes = realloc(wire->bytes, wire->room);
         CHECK(wire->bytes != NULL);
     }
-    memcpy(wire->bytes + wire->size, bytes, size);
-    wire->size += size;
+    if (size != 0) {
+        memcpy(wire->bytes + wire->size, bytes, size);
+        wire->size += size;
+    }
 }
 
 void wire_free(struct wire *wire)

@@ -32,13 +32,15 @@ static void unknown_calls(void)
 {
     static const uint32_t ops[] = { 0, 2, 0x10000, 0x1000f, 0x1ffff, 0x20001,
                                     0xffffffff };
+    static const uint8_t page[CPC_PAYLOAD_MAX];
+
     pair = pair_new(NULL, NULL);
     for (size_t i = 0; i < ARRAY_SIZE(ops); i++) {
         CHECK_IS(call(pair.source, ops[i], 0, 0, NULL, 0).status, CPC_S_UNKNOWN_OP);
     }
-    CHECK_IS(call(pair.source, CPC_OP_PING, 0, 0, "x", CPC_PAYLOAD_MAX + 1).status,
+    CHECK_IS(call(pair.source, CPC_OP_PING, 0, 0, page, CPC_PAYLOAD_MAX + 1).status,
              CPC_S_BAD_PAYLOAD);
-    CHECK_IS(call(pair.source, CPC_OP_PING, 0, 0, "x", UINT32_MAX).status,
+    CHECK_IS(call(pair.source, CPC_OP_PING, 0, 0, page, UINT32_MAX).status,
              CPC_S_BAD_PAYLOAD);
     pair_free(&pair);
 }
@@ -329,6 +331,7 @@ static void fault_ends_the_call_only(void)
              CPC_S_SESSION_FAILED);
     pair.source->crash[CPC_PCALL_KINDS] = false;
     CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    wire_free(&wire);
     pair_free(&pair);
 }
 
@@ -380,6 +383,7 @@ static void memory_map_changes(void)
     pair.source->table.generation++;
     CHECK_IS(send_round(pair.source, 0, 1, 1, CPC_SEND_FULL, &wire).status,
              CPC_S_PEER_REGIONS);
+    wire_free(&wire);
     pair_free(&pair);
 }
 
