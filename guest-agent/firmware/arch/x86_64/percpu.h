@@ -45,6 +45,7 @@ extern uint8_t stacks[CPC_HVCPU_LIMIT][STACK_BLOCK];
 void arch_load_tables(uint64_t cr3, const void *gdtr, const void *idtr);
 uint32_t guard_enter(uint32_t (*function)(void *), void *argument);
 void guard_unwind(void) __attribute__((noreturn));
+void arch_die(void) __attribute__((noreturn));
 
 /* traps.c */
 void traps_init(void);

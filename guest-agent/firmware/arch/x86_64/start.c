@@ -21,13 +21,6 @@ static uint32_t progress;
 
 void arch_start(uint64_t number, const struct cpc_boot_info *boot);
 
-static void park_for_ever(void)
-{
-    for (;;) {
-        arch_park();
-    }
-}
-
 void arch_park(void)
 {
     *(volatile uint64_t *)(CPC_MMIO_BASE + CPC_MMIO_PARK) = 0;
@@ -69,10 +62,9 @@ void arch_start(uint64_t number, const struct cpc_boot_info *boot)
         final_tables = paging_init(boot);
     }
     if (final_tables == 0) {
-        /* Without tables there is no safe way to run anything. The mailbox
-           stays cold, which is what the host sees. */
+        /* Without tables there is no safe way to run anything. */
         __atomic_store_n(&progress, READY, __ATOMIC_RELEASE);
-        park_for_ever();
+        arch_die();
     }
     traps_load(self, final_tables);
     if (prepare) {
@@ -81,7 +73,7 @@ void arch_start(uint64_t number, const struct cpc_boot_info *boot)
         __atomic_store_n(&progress, READY, __ATOMIC_RELEASE);
     }
     firmware_main();
-    park_for_ever();
+    arch_die();     /* it has no end */
 }
 
 uint32_t arch_hvcpu(void)

@@ -66,4 +66,16 @@ trap_common:
     and $~15, %rsp
     call arch_trap           /* does not return */
 
+/* End this hvCPU for ever: an exception that cannot be delivered is a triple
+   fault, which the platform reports as its death. Needs nothing to work. */
+    .global arch_die
+arch_die:
+    lidt no_vectors(%rip)
+    ud2
+    jmp arch_die
+
+    .section .rodata
+no_vectors:
+    .fill 10, 1, 0
+
     .section .note.GNU-stack, "", @progbits

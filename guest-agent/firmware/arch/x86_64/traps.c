@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Descriptor tables, and what happens after an exception: inside a guard the
- * call ends with the fault, anywhere else this hvCPU ends. The guest never
+ * call ends with the fault, anywhere else this hvCPU dies. The guest never
  * notices either.
  */
 #include "percpu.h"
@@ -94,9 +94,7 @@ void arch_trap(uint64_t vector, uint64_t ip, uint64_t address)
         self->fatal = true;
         platform_fault(vector, ip, vector == PAGE_FAULT ? address : 0);
     }
-    for (;;) {
-        arch_park();
-    }
+    arch_die();
 }
 
 uint32_t arch_guard(uint32_t (*function)(void *), void *argument,

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A module that misbehaves on request, for test_firmware_faults.py. It takes
+ * the place of modules/table.c in a copy of the sources.
+ */
+#include "crypto.h"
+#include "runtime.h"
+
+extern const struct module core_module;
+
+/* address, 0 read or 1 write -> result[0] = what was read */
+static uint32_t touch(struct call *call)
+{
+    volatile uint64_t *p = (volatile uint64_t *)(uintptr_t)call->arg[0];
+
+    if (call->arg[1] != 0) {
+        *p = 1;
+    } else {
+        call->result[0] = *p;
+    }
+    return CPC_S_OK;
+}
+
+static uint32_t jump(struct call *call)
+{
+    ((void (*)(void))(uintptr_t)call->arg[0])();
+    return CPC_S_OK;
+}
+
+__attribute__((noinline)) static uint64_t deep(uint64_t n)
+{
+    volatile uint8_t frame[512];
+
+    frame[n % sizeof frame] = (uint8_t)n;
+    return n == 0 ? 0 : deep(n - 1) + frame[0];
+}
+
+static uint32_t recurse(struct call *call)
+{
+    call->result[0] = deep(call->arg[0]);
+    return CPC_S_OK;
+}
+
+static uint32_t divide(struct call *call)
+{
+    call->result[0] = call->arg[1] / call->arg[0];
+    return CPC_S_OK;
+}
+
+/* Nothing here; leave() misbehaves, outside of the guard. */
+static uint32_t outside(struct call *call)
+{
+    (void)call;
+    return CPC_S_OK;
+}
+
+/* suite, records of 64 KiB: seals them into the ring from the buffer */
+static uint32_t seal(struct call *call)
+{
+    const struct cpc_suite *suite = crypto_suite((uint32_t)call->arg[0]);
+    static const uint8_t key[32], nonce[16];
+    uint8_t tag[CPC_TAG_MAX];
+
+    if (suite == NULL) {
+        return CPC_S_CRYPTO;
+    }
+    for (uint64_t i = 0; i < call->arg[1]; i++) {
+        if (suite->seal(arch_ring_data(call->hvcpu->number), tag, call->hvcpu->buffer,
+                        CPC_RUN_BYTES, NULL, 0, nonce, key) != 0) {
+            return CPC_S_CRYPTO;
+        }
+    }
+    return CPC_S_OK;
+}
+
+#define OUTSIDE 5u
+
+static void leave(struct call *call, uint32_t function, uint32_t status)
+{
+    static volatile bool done;
+
+    (void)status;
+    /* Not again when the dead call is buried. */
+    if (function == OUTSIDE && call->arg[0] == 1 && !done) {
+        done = true;
+        __builtin_trap();
+    }
+}
+
+static uint32_t (*const functions[])(struct call *) = {
+    [1] = touch, [2] = jump, [3] = recurse, [4] = divide, [OUTSIDE] = outside, [6] = seal,
+};
+
+static const struct module fault_module = {
+    .name = "fault",
+    .version = 1,
+    .functions = functions,
+    .count = ARRAY_SIZE(functions),
+    .leave = leave,
+};
+
+const struct module *const module_table[] = { &core_module, &fault_module };
+const uint32_t module_count = ARRAY_SIZE(module_table);

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The x86-64 runtime on a real hvCPU: faults, guards, isolation, a second life."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cpcctl import abi
+from cpcctl.host.firmware import Hvcpu
+from cpcctl.host.qmp import Qmp
+from cpcctl.host.shm import CallError, Layout, RingFile
+
+ROOT = Path(__file__).resolve().parents[2]
+MEMORY = 256 << 20
+RING = 0x200000
+TOUCH, JUMP, RECURSE, DIVIDE, OUTSIDE, SEAL = (1 << 16 | n for n in range(1, 7))
+DIVIDE_ERROR, INVALID_OPCODE, PROTECTION, PAGE_FAULT = 0, 6, 13, 14
+RING_VIRTUAL = 0x6000A00000
+
+
+@dataclass
+class Machine:
+    """A stopped guest with two hvCPUs that run the misbehaving module."""
+
+    qmp: Qmp
+    rings: RingFile
+    symbols: dict[str, int]
+    trusted: int
+
+    def state(self, number: int) -> str:
+        """What QEMU says about an hvCPU."""
+        found: str = self.qmp.execute("query-cpc")["hvcpus"][number]["state"]
+        return found
+
+    def add(self, number: int) -> Hvcpu:
+        """Add an hvCPU and wait until it has started."""
+        self.qmp.execute("cpc-hvcpu-add", id=number)
+        wait_for(lambda: self.state(number) == "parked", f"hvCPU {number} parks")
+        return Hvcpu(self.qmp, self.rings, number)
+
+
+def wait_for(true: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+    """Look until it is so."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The firmware with fault_module.c instead of its table of modules."""
+    top = tmp_path_factory.mktemp("faults")
+    for part in ("firmware", "abi"):
+        shutil.copytree(ROOT / "guest-agent" / part, top / "guest-agent" / part)
+    source = top / "guest-agent" / "firmware"
+    shutil.copy(Path(__file__).with_name("fault_module.c"), source / "modules" / "table.c")
+    done = subprocess.run(
+        ["make", "-s", "-j2", "-C", str(source), "image", f"O={top / 'out'}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return top / "out"
+
+
+@pytest.fixture
+def machine(built: Any, image: Path, tmp_path: Path) -> Iterator[Machine]:
+    """One QEMU for one test."""
+    layout = Layout.of(2, RING, MEMORY)
+    rings = RingFile.create(tmp_path / "ring", layout)
+    command = [str(built.qemu), "-L", str(built.qemu_data), "-nodefaults", "-display", "none"]
+    command += ["-M", "pc,hvcpu-max=2,memory-backend=ram", "-m", "256", "-S"]
+    command += ["-accel", "tcg,thread=multi", "-cpu", "max"]
+    command += ["-object", "memory-backend-memfd,id=ram,size=256M"]
+    command += [
+        "-object",
+        f"memory-backend-file,id=ring,share=on,size={layout.size},mem-path={rings.path}",
+    ]
+    command += ["-device", f"cpc,firmware={image / 'cpc-firmware.bin'},shm=ring,ring-size=2M"]
+    command += ["-qmp", f"unix:{tmp_path / 'qmp'},server=on,wait=off"]
+    listing = subprocess.check_output(["nm", str(image / "cpc-firmware.elf")], text=True)
+    symbols = {f[2]: int(f[0], 16) for f in map(str.split, listing.splitlines()) if len(f) == 3}
+    with (tmp_path / "log").open("w+") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            wait_for(lambda: (tmp_path / "qmp").exists() or process.poll() is not None, "QMP")
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            with Qmp.connect(tmp_path / "qmp") as qmp:
+                trusted = qmp.execute("query-cpc")["trusted-bytes"]
+                yield Machine(qmp, rings, symbols, trusted)
+        finally:
+            process.kill()
+            process.wait()
+            rings.close()
+
+
+def status(hvcpu: Hvcpu, op: int, *args: int) -> int:
+    """The status of a call."""
+    try:
+        hvcpu.call(op, args)
+    except CallError as error:
+        return error.reply.status
+    return abi.S_OK
+
+
+def fault(hvcpu: Hvcpu, op: int, *args: int) -> tuple[int, int]:
+    """Vector and address of the fault that ends this call."""
+    with pytest.raises(CallError) as caught:
+        hvcpu.call(op, args)
+    reply = caught.value.reply
+    assert reply.status == abi.S_FAULT
+    return reply.fault[0], reply.fault[2]
+
+
+def test_what_is_not_mapped_or_not_allowed_ends_the_call(machine: Machine) -> None:
+    """Each access faults with its address; the next call works."""
+    hvcpu = machine.add(0)
+    at = machine.symbols
+    window = abi.WINDOW_BASE
+    trusted_end = abi.TRUSTED_BASE + machine.trusted
+    for address, write in (
+        (0, 0),
+        (8, 1),
+        (at["image_start"] - 8, 0),
+        (at["image_start"], 1),
+        (at["entry"], 1),
+        (at["text_end"], 1),
+        (at["stacks"], 0),
+        (at["stacks"] + 3 * 4096, 1),
+        (trusted_end, 0),
+        (RING_VIRTUAL - 8, 0),
+        (RING_VIRTUAL + 2 * RING, 0),
+        (window - 8, 0),
+        (window + (1 << 40), 0),
+        (abi.MMIO_BASE + 4096, 0),
+    ):
+        assert fault(hvcpu, TOUCH, address, write) == (PAGE_FAULT, address), hex(address)
+    for address in (at["rodata_end"], trusted_end - 8, RING_VIRTUAL, window, abi.SHM_BASE):
+        assert fault(hvcpu, JUMP, address) == (PAGE_FAULT, address), hex(address)
+    for address in (at["image_start"], at["entry"], trusted_end - 8, RING_VIRTUAL, window):
+        assert status(hvcpu, TOUCH, address, 0) == abi.S_OK, hex(address)
+    assert fault(hvcpu, TOUCH, 1 << 62, 0)[0] == PROTECTION
+    assert fault(hvcpu, DIVIDE, 0, 1)[0] == DIVIDE_ERROR
+    assert hvcpu.ping().hvcpu == 0
+
+
+def test_stack_overflow_meets_the_guard(machine: Machine) -> None:
+    hvcpu = machine.add(1)
+    guard = machine.symbols["stacks"] + (1 * 24 + 3) * 4096
+    assert status(hvcpu, RECURSE, 20) == abi.S_OK
+    vector, address = fault(hvcpu, RECURSE, 100000)
+    assert vector == PAGE_FAULT
+    assert guard <= address < guard + 4096
+    assert hvcpu.ping().hvcpu == 1
+
+
+def test_a_ring_is_mapped_twice_in_a_row(machine: Machine) -> None:
+    hvcpu = machine.add(0)
+    word = bytes(range(8))
+    with machine.rings.path.open("r+b") as file:
+        file.seek(machine.rings.layout.data_offset + 4096)
+        file.write(word)
+    for copy in (0, RING):
+        reply = hvcpu.call(TOUCH, (RING_VIRTUAL + copy + 4096, 0))
+        assert reply.result[0] == int.from_bytes(word, "little")
+
+
+def test_a_fault_outside_a_call_kills_that_hvcpu_only(machine: Machine) -> None:
+    """It is reported and dead; the other one works; removed and added it lives."""
+    first, second = machine.add(0), machine.add(1)
+    with pytest.raises(Exception, match="hvCPU 0"):
+        first.call(OUTSIDE, (1,), timeout=20)
+    assert machine.state(0) == "dead"
+    event = machine.qmp.wait_event(lambda e: bool(e["event"] == "CPC_HVCPU_FAULT"), 5)
+    assert event["data"]["vector"] == INVALID_OPCODE
+    assert second.ping().hvcpu == 1
+    machine.qmp.execute("cpc-hvcpu-remove", id=0)
+    again = machine.add(0)
+    assert again.ping().hvcpu == 0
+    assert status(again, OUTSIDE, 0) == abi.S_OK
+
+
+def test_two_start_at_once(machine: Machine) -> None:
+    """Whoever is first prepares the machine; the other one waits for it."""
+    machine.qmp.execute("cpc-hvcpu-add", id=1)
+    machine.qmp.execute("cpc-hvcpu-add", id=0)
+    for number in (0, 1):
+        wait_for(lambda: machine.state(number) == "parked", f"hvCPU {number} parks")  # noqa: B023
+        assert Hvcpu(machine.qmp, machine.rings, number).ping().hvcpu == number
+
+
+def test_every_suite_passed_its_known_answers_here(machine: Machine) -> None:
+    hvcpu = machine.add(0)
+    assert len(hvcpu.ping().suites) == 4
+    for suite in range(1, 5):
+        assert status(hvcpu, SEAL, suite, 1) == abi.S_OK
+    assert status(hvcpu, SEAL, 5, 1) == abi.S_CRYPTO
