@@ -237,19 +237,9 @@ static bool take_dirty(struct sender *send, uint64_t chunk, uint32_t pages)
     return any != 0;
 }
 
-/* The platform looks at every page it is asked about: not at those of others. */
-static uint32_t ask_kinds(struct sender *send, uint64_t chunk, uint32_t first,
-                          uint32_t count)
-{
-    uint32_t status = platform_kinds(send->region->id, chunk + first, count,
-                                     send->scratch->kinds + first);
-    return status == CPC_P_OK ? CPC_S_OK
-                              : call_platform(send->call, CPC_PCALL_KINDS, status);
-}
-
 static uint32_t send_chunk(struct sender *send, uint64_t chunk, uint32_t pages)
 {
-    uint32_t status = CPC_S_OK;
+    uint32_t status;
 
     if (call_cancelled(send->call)) {
         return CPC_S_CANCELLED;
@@ -260,11 +250,12 @@ static uint32_t send_chunk(struct sender *send, uint64_t chunk, uint32_t pages)
     if (!take_dirty(send, chunk, pages) && !send->full && !send->final) {
         return CPC_S_OK;
     }
-    if (send->channel->streams == 1) {
-        status = ask_kinds(send, chunk, 0, pages);
-        if (status != CPC_S_OK) {
-            return status;
-        }
+    /* One call for all of the chunk: with several streams each is told of the
+       others' pages as well, but a call costs more than looking at a few MiB. */
+    uint32_t asked = platform_kinds(send->region->id, chunk, pages,
+                                    send->scratch->kinds);
+    if (asked != CPC_P_OK) {
+        return call_platform(send->call, CPC_PCALL_KINDS, asked);
     }
     for (uint32_t first = 0; first < pages; first += MEMORY_BLOCK) {
         uint32_t count = pages - first < MEMORY_BLOCK ? pages - first : MEMORY_BLOCK;
@@ -272,12 +263,7 @@ static uint32_t send_chunk(struct sender *send, uint64_t chunk, uint32_t pages)
                           send->channel->streams)) {
             continue;            /* <= CPC_KINDS_MAX / MEMORY_BLOCK turns */
         }
-        if (send->channel->streams != 1) {
-            status = ask_kinds(send, chunk, first, count);
-        }
-        if (status == CPC_S_OK) {
-            status = send_block(send, chunk, first, count);
-        }
+        status = send_block(send, chunk, first, count);
         if (status != CPC_S_OK) {
             return status;
         }
