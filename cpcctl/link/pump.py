@@ -63,7 +63,7 @@ class Pump(threading.Thread):
         """Until stop is set, the peer closes, or an error is noted."""
         try:
             self._pump()
-        except Exception as error:  # handed to the thread that owns the job
+        except Exception as error:  # noqa: BLE001 - handed to the thread that owns the job
             self.error = error
         finally:
             self.link.close()

@@ -192,7 +192,7 @@ def _answer(handler: Handler, method: str, params: Params) -> Params:
         return {"result": handler(method, params)}
     except CpcError as error:
         return {"error": error.as_dict()}
-    except Exception as error:  # the other host must hear of our defect, whatever it is
+    except Exception as error:  # noqa: BLE001 - the other host must hear of our defect
         words = f"a defect: {type(error).__name__}: {error}"
         return {"error": {"message": words, "exit_code": int(ExitCode.DEFECT)}}
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,8 +12,10 @@ from cpcctl.errors import CpcError, ExitCode
 from cpcctl.vm.spec import VmSpec
 
 # Devices whose state lives outside QEMU.
-PASSED_THROUGH = ("vfio-pci", "vfio-pci-nohotplug", "vfio-ccw", "vfio-ap", "usb-host", "scsi-generic",
-                  "scsi-block", "vhost-vdpa-device-pci")
+PASSED_THROUGH = (
+    "vfio-pci", "vfio-pci-nohotplug", "vfio-ccw", "vfio-ap", "usb-host",
+    "scsi-generic", "scsi-block", "vhost-vdpa-device-pci",
+)
 VTPM = ("tpm-tis", "tpm-crb", "tpm-tis-device", "tpm-spapr")
 
 
@@ -225,8 +228,6 @@ def read(document: object) -> list[Check]:
 
 
 def _devices(argv: Iterable[str]) -> list[str]:
-    words = list(argv)
     return [
-        after.split(",")[0] for word, after in zip(words, words[1:], strict=False)
-        if word == "-device"
+        after.split(",")[0] for word, after in itertools.pairwise(argv) if word == "-device"
     ]

@@ -19,6 +19,7 @@ from cpcctl.migrate.side import Side
 from cpcctl.vm import command, lifecycle
 from cpcctl.vm.spec import VmSpec
 
+
 def of_source(side: Side) -> SourceFacts:
     """What the destination must know of the running VM."""
     spec, info = side.vm.spec, side.info()

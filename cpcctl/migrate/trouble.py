@@ -10,7 +10,6 @@ import time
 from cpcctl import abi
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.qmp import QmpError, QmpGone
-from cpcctl.host.shm import CallError
 from cpcctl.link import rpc
 from cpcctl.migrate.machine import (
     Action,
@@ -66,7 +65,7 @@ def handle(source: Source, error: Exception) -> CpcError | None:
             return settle_now(source, cause)
         try:
             _do(source, action, event)
-        except Exception as trouble:  # whatever it was, the place is not proven now
+        except Exception as trouble:  # noqa: BLE001 - whatever it was, the place is not proven now
             return _unproven(source, cause, trouble)
     assert plan.exit_code is not None, "only SETTLE leaves it open"
     cause.exit_code = plan.exit_code

@@ -103,11 +103,11 @@ def test_settle_covers_everything_and_never_makes_two() -> None:
         SourceFact, DestinationFact, (False, True)
     ):
         step = settle(source, destination, commit_token=token)
-        if destination is DestinationFact.RUNNING and source is not SourceFact.RELEASED:
-            # HOLDS with RUNNING cannot be: no COMMIT, no RUNNING. The firmware
-            # refuses that resume; the controller needs no guess of its own.
-            if source is not SourceFact.HOLDS:
-                assert step not in may_run_source
+        # RUNNING with a source that has not committed cannot be: no COMMIT, no
+        # RUNNING; and RELEASED means that the source runs already.
+        undecided = source not in (SourceFact.RELEASED, SourceFact.HOLDS)
+        if destination is DestinationFact.RUNNING and undecided:
+            assert step not in may_run_source
         if step is Step.RESUME_WITH_ABORT:
             assert (source, destination) == (SourceFact.COMMITTED, DestinationFact.ABORTED)
         if step is Step.LOST:

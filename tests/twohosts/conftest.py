@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pair import Pair  # noqa: E402
+from tests.twohosts.pair import Pair
 
 
 @pytest.fixture

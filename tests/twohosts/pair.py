@@ -96,7 +96,7 @@ def finish(
     except subprocess.TimeoutExpired:
         process.kill()
         out, err = process.communicate()
-        raise AssertionError(f"{process.args} hangs\n{out}\n{err}") from None
+        raise AssertionError(f"{process.args!r} hangs\n{out}\n{err}") from None
     done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
     if expect is not None:
         assert done.returncode == expect, f"exit {done.returncode}\n{out}\n{err}"

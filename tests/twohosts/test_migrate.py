@@ -7,7 +7,7 @@ import json
 import signal
 import time
 
-from pair import Pair, finish, until
+from tests.twohosts.pair import Pair, finish, until
 
 
 def test_there_and_back(pair: Pair) -> None:

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest under a full-speed memory writer moves back and forth, ten times."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from cpcctl.demo.console import Console
+from tests.twohosts import memory
+from tests.twohosts.pair import Pair, finish, until, wait_stopped
+
+
+def console(pair: Pair, name: str) -> Console:
+    """The guest's shell, on the host that runs it."""
+    return Console(pair.a.folder / "r" / "vms" / name / "console")
+
+
+def hop(pair: Pair, name: str) -> None:
+    """Move it to b, compare all of its memory while nobody runs, swap a and b."""
+    receive, ticket = pair.receive()
+    process = pair.migrate(name, ticket, "--max-downtime", "2", stop_at="commit")
+    worker = pair.worker()
+    wait_stopped(worker)
+    here, there = pair.a.qemu_pid(name), pair.b.qemu_pid(name)
+    assert memory.digest(here) == memory.digest(there)
+    os.kill(worker, signal.SIGCONT)
+    finish(process, 0)
+    finish(receive, 0)
+    pair.check_one_side(name, "b")
+    pair.a, pair.b = pair.b, pair.a
+
+
+@pytest.mark.parametrize("machine", ["q35", "pc"])
+def test_ten_hops_under_a_writer(pair: Pair, machine: str) -> None:
+    hops = 10 if machine == "q35" else 2
+    name = pair.vm(
+        machine=machine,
+        vcpus=2,
+        max_vcpus=4,
+        memory="384M",
+        memory_blocks=2,
+        initrd=str(pair.built.guest_initrd),
+        append="console=ttyS0 quiet cpc.job=fill:32,writer:32",
+    )
+    log = pair.a.folder / "s" / "vms" / name / "console.log"
+    with console(pair, name) as shell:
+        shell.wait_ready(log, 90)
+    for _ in range(hops):
+        hop(pair, name)
+    with console(pair, name) as shell:
+        assert "CPC-WRITER ok" in shell.run("cpc-job written")
+        assert "CPC-CHECK ok" in shell.run("cpc-job check")
+        assert shell.run("nproc").strip() == "2"
+
+
+def test_digest_notices_one_byte(pair: Pair) -> None:
+    """The comparison above is one that can fail."""
+    name = pair.vm()
+    receive, ticket = pair.receive()
+    process = pair.migrate(name, ticket, stop_at="commit")
+    worker = pair.worker()
+    wait_stopped(worker)
+    here, there = pair.a.qemu_pid(name), pair.b.qemu_pid(name)
+    before = memory.digest(there)
+    file = memory.guest_memory(there)
+    writable = os.open(f"/proc/self/fd/{file}", os.O_RDWR)
+    byte = os.pread(writable, 1, 0x10000)
+    os.pwrite(writable, bytes([byte[0] ^ 1]), 0x10000)
+    assert memory.digest(there) != before
+    os.pwrite(writable, byte, 0x10000)
+    os.close(writable)
+    os.close(file)
+    assert memory.digest(there) == memory.digest(here)
+    os.kill(worker, signal.SIGCONT)
+    finish(process, 0)
+    finish(receive, 0)
+    until(lambda: pair.b.vm_state(name) == "running", "the guest on b")
