@@ -11,7 +11,6 @@ import time
 from tests.twohosts import memory
 from tests.twohosts.pair import Pair, finish, wait_stopped
 
-
 MIB = 1 << 20
 
 
@@ -55,7 +54,7 @@ def test_controller_does_not_grow_with_the_guest(pair: Pair) -> None:
 def test_parked_hvcpus_use_no_cpu(pair: Pair) -> None:
     name = pair.vm(hvcpus=2)
     listed = json.loads(pair.a.run("hvcpu", "list", name, "--format", "json").stdout)
-    threads = [entry["thread-id"] for entry in listed if entry["state"] == "parked"]
+    threads = [entry["thread_id"] for entry in listed if entry["state"] == "parked"]
     assert len(threads) == 2, listed
     pid = pair.a.qemu_pid(name)
     before = [memory.cpu_seconds(pid, thread) for thread in threads]

@@ -15,7 +15,7 @@ from tests.twohosts.pair import Pair, finish, until, wait_stopped
 
 def console(pair: Pair, name: str) -> Console:
     """The guest's shell, on the host that runs it."""
-    return Console(pair.a.folder / "r" / "vms" / name / "console")
+    return Console(pair.a.folder / "r" / "vms" / name / "console.sock")
 
 
 def hop(pair: Pair, name: str) -> None:

@@ -28,7 +28,7 @@ def test_disk_under_load(pair: Pair) -> None:
         append="console=ttyS0 quiet cpc.job=disk",
         disks=[{"path": str(disk), "format": "raw"}],
     )
-    shell = Console(pair.a.folder / "r" / "vms" / name / "console")
+    shell = Console(pair.a.folder / "r" / "vms" / name / "console.sock")
     shell.wait_ready(pair.a.folder / "s" / "vms" / name / "console.log", 90)
     shell.run("until [ -s /run/cpc/disk.count ]; do usleep 100000; done")
     shell.close()
@@ -37,7 +37,7 @@ def test_disk_under_load(pair: Pair) -> None:
         finish(pair.migrate(name, ticket), 0)
         finish(receive, 0)
         pair.a, pair.b = pair.b, pair.a
-    with Console(pair.a.folder / "r" / "vms" / name / "console") as there:
+    with Console(pair.a.folder / "r" / "vms" / name / "console.sock") as there:
         before = int(there.run("cat /run/cpc/disk.count"))
         there.run(f"until [ $(cat /run/cpc/disk.count) -gt {before} ]; do usleep 100000; done")
         assert "CPC-DISK ok" in there.run("cpc-job diskcheck")

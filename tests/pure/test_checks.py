@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every preflight check, passing and failing by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.migrate import checks, facts
+from cpcctl.migrate.checks import DestinationFacts, SourceFacts
+from cpcctl.vm.spec import VmSpec
+
+SPEC = VmSpec(name="t", memory=1 << 30, machine="pc-q35-10.0")
+THERE = SourceFacts("host-a", "plain", 1, "0.1.0", 1 << 30, ("aes", "avx2"), {"/d": "mark"})
+HERE = DestinationFacts(
+    "host-b", "plain", 1, "0.1.0", False, 2 << 30, 3 << 30, frozenset({"pc-q35-10.0"}), (),
+    ("aes", "avx2", "vaes"), {"/d": ""}, {"/boot/k": ""},
+)
+
+
+def failed(found: list[checks.Check]) -> list[str]:
+    return [check.name for check in found if not check.ok]
+
+
+def test_all_is_well() -> None:
+    assert failed(checks.source_checks(SPEC, ["qemu", "-S"], {0: "parked"}, "running")) == []
+    assert failed(checks.destination_checks(SPEC, THERE, HERE)) == []
+    assert checks.refusal([], "host-a") is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "argv", "hvcpus", "state", "name"),
+    [
+        (replace(SPEC, devices=("vfio-pci,host=01:00.0",)), [], {0: "parked"}, "running",
+         ["passthrough"]),
+        (SPEC, ["-device", "usb-host,vendorid=1"], {0: "parked"}, "running", ["passthrough"]),
+        (replace(SPEC, devices=("tpm-crb,tpmdev=x",)), [], {0: "parked"}, "running", ["vtpm"]),
+        (replace(SPEC, machine="q35"), [], {0: "parked"}, "running", ["machine-versioned"]),
+        (SPEC, [], {}, "running", ["hvcpu"]),
+        (SPEC, [], {0: "dead"}, "running", ["hvcpu", "hvcpu-alive"]),
+        (SPEC, [], {0: "parked", 1: "dead"}, "running", ["hvcpu-alive"]),
+        (SPEC, [], {0: "parked"}, "frozen", ["running"]),
+        (SPEC, [], {0: "parked"}, "paused", ["running"]),
+    ],
+)
+def test_source(
+    spec: VmSpec, argv: list[str], hvcpus: dict[int, str], state: str, name: list[str]
+) -> None:
+    found = checks.source_checks(spec, argv, hvcpus, state)
+    assert failed(found) == name
+    error = checks.refusal(found, "host-a")
+    assert error is not None
+    assert error.exit_code is ExitCode.REFUSED
+    assert error.hint
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "name"),
+    [
+        ({"name_taken": True}, {}, "name"),
+        ({"missing_commands": ("query-cpc",)}, {}, "qemu"),
+        ({"machines": frozenset({"pc-q35-9.0"})}, {}, "machine"),
+        ({}, {"ram": 2 << 30}, "ram"),
+        ({"memory_available": 1 << 30}, {}, "memory"),
+        ({"cpu": ("aes",)}, {}, "cpu"),
+        ({"disks": {"/d": "is another file"}}, {}, "disks"),
+        ({"files": {"/boot/k": "is not there"}}, {}, "files"),
+        ({"platform": "sev-snp"}, {}, "platform"),
+        ({"firmware_version": "0.2.0"}, {}, "firmware"),
+        ({"abi": 2}, {}, "firmware"),
+    ],
+)
+def test_destination(here: dict[str, Any], there: dict[str, Any], name: str) -> None:
+    found = checks.destination_checks(SPEC, replace(THERE, **there), replace(HERE, **here))
+    assert failed(found) == [name]
+    error = checks.refusal(found, "host-b")
+    assert error is not None
+    assert f"{name}: " in (error.cause or "")
+
+
+def test_travels_over_the_link() -> None:
+    found = checks.destination_checks(SPEC, THERE, replace(HERE, name_taken=True))
+    assert checks.read([check.document() for check in found]) == found
+    assert facts.read_source(facts.source_document(THERE)) == THERE
+
+
+@pytest.mark.parametrize("document", [None, {}, [1], [{"name": "x"}], [{"ok": "yes"}]])
+def test_nonsense_answer(document: object) -> None:
+    with pytest.raises(CpcError):
+        checks.read(document)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("host", 1), ("host", "x" * 999), ("abi", True), ("ram", -1), ("cpu", "aes"), ("cpu", [1]),
+     ("disks", []), ("disks", {"/d": 1}), ("platform", None)],
+)
+def test_nonsense_facts(key: str, value: object) -> None:
+    with pytest.raises(CpcError) as caught:
+        facts.read_source({**facts.source_document(THERE), key: value})
+    assert caught.value.exit_code is ExitCode.REFUSED
+    with pytest.raises(CpcError):
+        facts.read_source([])
