@@ -8,8 +8,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from cpcctl.cli.context import Context
 from cpcctl.cli.arguments import seconds
+from cpcctl.cli.context import Context
 from cpcctl.cli.output import pairs, size, table
 from cpcctl.vm import lifecycle, spec
 

@@ -303,7 +303,7 @@ def stop(
     timeout: float = 60.0,
     lock: VmLock | None = None,
 ) -> bool:
-    """Shut a guest down; with force end its QEMU at once.
+    """Shut a guest down; with force end its QEMU at once. Its logs stay.
 
     Returns False when it did not run. Raises CpcError (6) when the guest did
     not shut down in time; it runs on.
@@ -312,13 +312,13 @@ def stop(
         with VmLock.take(Folders.of(settings), name, "vm stop") as held:
             return stop(settings, name, force=force, timeout=timeout, lock=held)
     paths = Folders.of(settings).vm(name)
-    if not paths.definition.exists():
+    if not paths.state.exists():
         raise CpcError(
             f"no VM {name} on {settings.host}", exit_code=ExitCode.USAGE, hint="cpcctl vm list"
         )
-    vm = _recorded(settings, name, paths)
+    vm = _recorded(settings, name, paths) if paths.definition.exists() else None
     if vm is None or not vm.alive:
-        remove_tree(paths.run)
+        _remove_definition(paths)
         return False
     if force:
         vm.kill()
@@ -331,8 +331,14 @@ def stop(
                 exit_code=ExitCode.TIMED_OUT,
                 hint=f"cpcctl vm stop --force {name}",
             )
-    remove_tree(paths.run)
+    _remove_definition(paths)
     return True
+
+
+def _remove_definition(paths: VmPaths) -> None:
+    # What is stopped must not stand in the way of a VM of that name arriving.
+    paths.definition.unlink(missing_ok=True)
+    remove_tree(paths.run)
 
 
 def discard(settings: Settings, name: str) -> None:

@@ -128,8 +128,9 @@ def test_a_life(define: Any, cli: Any, place: Settings) -> None:
     assert cli("vm", "stop", "a", "--force")[1] == "stopped a\n"
     assert cli("vm", "stop", "a", "--force")[1] == "a does not run\n"
     assert not (place.run_dir / "vms" / "a").exists()
+    assert json.loads(cli("vm", "list", "--format", "json")[1]) == []
     code, _, err = cli("hvcpu", "ping", "a")
-    assert (code, err.splitlines()[0]) == (4, "error: VM a does not run")
+    assert (code, err.splitlines()[0]) == (2, "error: no VM a on host-a")
 
 
 def test_the_guest_boots_and_sees_no_hvcpu(define: Any, place: Settings) -> None:
@@ -257,7 +258,8 @@ def test_a_killed_qemu_is_seen_and_the_name_is_free_again(
     vm.process.signal(signal.SIGKILL)
     wait_for(lambda: not vm.alive, 10, "QEMU survived SIGKILL")
     assert lifecycle.status(place, "a")["state"] == "stopped"
-    assert cli("hvcpu", "ping", "a")[0] == 4
+    code, _, err = cli("hvcpu", "ping", "a")
+    assert (code, err.splitlines()[0]) == (4, "error: VM a does not run")
     assert cli("vm", "start", str(path))[0] == 0
 
 
