@@ -12,7 +12,7 @@
 # refused. Exit 2 with the next command to type when that is not possible.
 set -eu
 
-here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 cache=${CPC_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cpc}
 trusted_keys=/usr/share/keyrings/debian-archive-keyring.gpg
 
@@ -37,6 +37,7 @@ trap 'rm -rf "$work"' EXIT
 
 # The mirror that this machine's apt already uses for Debian itself.
 debian_mirror() {
+    # shellcheck disable=SC2016
     apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 'Created-By: Packages' |
         sed -n 's/^Debian|Debian|//p' | head -n 1
 }
