@@ -216,7 +216,28 @@ static void page_that_became_shared_is_sent_again(void)
     pair_free(&pair);
 }
 
+/* What was private is erased before it is shared: the erase is not left out. */
+static void page_that_became_shared_is_erased_first(void)
+{
+    struct pair pair = pair_new(NULL, NULL);
+    struct wire wire = { 0 };
+
+    touch_page(pair.source, 0, 700, 1);
+    pair_open(&pair, 0x1e);
+    CHECK_IS(send_round(pair.source, 0, 1, 1, CPC_SEND_FULL, &wire).status, CPC_S_OK);
+    pair.source->region[0].shared[700] = 1;
+    finish_source(&pair, 2, &wire);
+    pair.destination->fail[CPC_PCALL_ERASE] = CPC_P_FAILED;
+    struct answer answer = import_call(pair.destination, 0, 0, &wire);
+    CHECK_IS(answer.status, CPC_S_PLATFORM);
+    CHECK_IS(answer.result[0], CPC_PCALL_ERASE);
+    wire_free(&wire);
+    pair_free(&pair);
+}
+
 static const struct test tests[] = {
+    { "page_that_became_shared_is_erased_first",
+      page_that_became_shared_is_erased_first },
     { "five_hops_under_a_writer", five_hops_under_a_writer },
     { "untouched_guest_stays_untouched", untouched_guest_stays_untouched },
     { "page_given_back_is_erased", page_given_back_is_erased },
