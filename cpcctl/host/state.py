@@ -114,12 +114,9 @@ class Folders:
         return paths
 
     def vm_names(self) -> list[str]:
-        """Every VM with files here, sorted; running or not."""
-        found: set[str] = set()
-        for folder in (self.state / "vms", self.run / "vms"):
-            with contextlib.suppress(FileNotFoundError):
-                found |= {entry.name for entry in folder.iterdir() if NAME.fullmatch(entry.name)}
-        return sorted(found)
+        """Every VM that was started here and not stopped, sorted."""
+        found = {path.parent.name for path in self.state.glob("vms/*/vm.yaml")}
+        return sorted(name for name in found if NAME.fullmatch(name))
 
 
 def make_folder(path: Path) -> Path:

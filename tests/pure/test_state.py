@@ -43,9 +43,12 @@ def test_a_run_folder_too_long_for_sockets_is_named(tmp_path: Path) -> None:
 
 def test_vms_are_known_by_their_folders(folders: Folders) -> None:
     assert folders.vm_names() == []
-    make_folder(folders.vm("b").state)
-    make_folder(folders.vm("a").run)
+    for name in ("b", "a"):
+        make_folder(folders.vm(name).state)
+        folders.vm(name).definition.write_text("")
+    make_folder(folders.vm("only-logs").state)
     make_folder(folders.state / "vms" / ".junk")
+    (folders.state / "vms" / ".junk" / "vm.yaml").write_text("")
     assert folders.vm_names() == ["a", "b"]
 
 
