@@ -47,6 +47,7 @@ class Source:
         self.ticket = ticket
         self.options = options
         self.begin = time.monotonic()
+        self.accepted = self.begin
         self.phase = Phase.PREFLIGHT
         self.cancel = threading.Event()
         self.client: rpc.Client | None = None
@@ -67,6 +68,7 @@ class Source:
         self.connect()
         self.preflight()
         self.look()
+        self.accepted = time.monotonic()
         self.enter(Phase.HANDSHAKE)
         self.handshake()
         self.enter(Phase.COPY)
@@ -270,15 +272,15 @@ class Source:
         # Saved before the call: from now on a dead controller means: settle.
         self.enter(Phase.COMMIT)
         commit = session.commit(side.main, token)
+        hold.at(Phase.RUN.word)
         self.give_away(commit)
 
     def give_away(self, commit: bytes) -> None:
         """The source has committed: make the destination run, then leave."""
         self.job.record.data["commit"] = _text(commit)
         self.phase = Phase.RUN
-        hold.at(self.phase.word)
         answer = self.call("run", {"token": _text(commit)})
-        self.total = time.monotonic() - self.begin
+        self.total = time.monotonic() - self.accepted
         self.job.phase(Phase.RUN.word)
         released = float(answer["released_at"]) - self.clock_offset
         if self.frozen_at:
