@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from cpcctl import abi
 from cpcctl.abi_status import SUITE_NAMES
@@ -133,22 +133,23 @@ class Source:
         error = checks.refusal(here, self.side.vm.host)
         if error is not None:
             raise error
-        answer = self.call("preflight", {"spec": spec.document(), "source": self.facts()})
+        answer = self.call("preflight", self.offer())
         there = checks.read(answer.get("checks"))
         error = checks.refusal(there, self.host)
         if error is not None:
             raise error
         return here + there
 
-    def facts(self) -> rpc.Params:
-        """What the destination must know of this VM."""
-        return facts.source_document(facts.of_source(self.side))
+    def offer(self) -> rpc.Params:
+        """What the destination must know of this VM, with the hvCPUs it has now."""
+        spec = replace(self.side.vm.spec, hvcpus=len(self.side.hvcpus))
+        source = facts.source_document(facts.of_source(self.side))
+        return {"spec": spec.document(), "source": source}
 
     def handshake(self) -> None:
         """Launch the shell there, agree on keys, open the data streams."""
         self.side.settle_calls()
-        spec = self.side.vm.spec
-        answer = self.call("prepare", {"spec": spec.document(), "source": self.facts()})
+        answer = self.call("prepare", self.offer())
         most = min(len(self.side.hvcpus), int(answer["hvcpus"]))
         count = min(most, self.options.streams or most)
         self.measure_clock()
