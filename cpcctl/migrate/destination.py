@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -165,10 +166,20 @@ class Destination:
 
     def _start_pumps(self, tokens: list[bytes]) -> None:
         side, streams = self._side(), self._streams()
-        links = [self.listener.stream(token, STREAM_SECONDS) for token in tokens]
+        links = [self._link(token) for token in tokens]
         streams.start_pumps(
             [pump.Receiver(side.port(stream), link) for stream, link in enumerate(links)]
         )
+
+    def _link(self, token: bytes) -> socket.socket:
+        """The data stream with that token, unless everything is called off."""
+        deadline = time.monotonic() + STREAM_SECONDS
+        while True:
+            try:
+                return self.listener.stream(token, 0.25)
+            except TimeoutError:
+                if self._streams().cancelled.is_set() or time.monotonic() > deadline:
+                    raise
 
     def _recv(self, stream: int) -> None:
         streams = self._streams()
@@ -236,6 +247,10 @@ class Destination:
         if not self.side.vm.alive:
             self.fact = DestinationFact.DEAD
             return
+        # Who asks has stopped sending: a stream still waiting would be in the way.
+        if self.streams is not None:
+            self.streams.stop()
+        self.side.settle_calls()
         phase = self.side.query().phase
         self.fact = {
             abi.PHASE_PREPARED: DestinationFact.PREPARED,
