@@ -10,6 +10,7 @@ top=$(CDPATH='' cd -- "$here/../.." && pwd)
 store=${CPC_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cpc}
 work=$store/work/qemu
 jobs=${CPC_JOBS:-$(nproc)}
+abi=$top/guest-agent/abi/cpc_abi.h
 # What QEMU's own build wants, at versions known to work with this series.
 wheels="meson==1.5.0 setuptools==75.6.0 wheel==0.45.1 pycotap==1.3.1 distlib==0.3.9"
 
@@ -31,7 +32,7 @@ identity() {
 source=$("$here/fetch.sh")
 key=$( (
     identity "$source"
-    cat "$here/base.pin" "$here/apply.sh" "$here/build.sh"
+    cat "$here/base.pin" "$here/apply.sh" "$here/build.sh" "$abi"
     for name in $(series); do echo "$name" && cat "$here/$name"; done
 ) | sha256sum | cut -c1-16)
 final=$store/qemu-$key
@@ -54,6 +55,8 @@ else
     tar -C "$work/fresh" --strip-components=1 -xf "$source"
 fi
 "$here/apply.sh" "$work/fresh"
+# The border with the firmware has one definition; no patch carries a copy.
+cp "$abi" "$work/fresh/include/hw/i386/cpc_abi.h"
 python3 "$here/sync_tree.py" "$work/fresh" "$work/src"
 rm -rf "$work/fresh"
 
