@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-or-later */
 /*
  * cpc_abi.h: the one definition of everything that the host, the patched QEMU
  * and the firmware share.

@@ -20,6 +20,11 @@ if [ $# -ne 1 ] || [ ! -f "$1/VERSION" ]; then
 fi
 tree=$1
 
+# The border to firmware and controller is defined once, in guest-agent/abi. The
+# series includes that file and does not carry a copy of it.
+header=include/hw/i386/cpc_abi.h
+copy_header() { cp "$here/../../guest-agent/abi/cpc_abi.h" "$tree/$header"; }
+
 patches() {
     [ -f "$here/series" ] || return 0
     sed -e 's/#.*//' -e 's/[[:space:]]*$//' -e '/^$/d' "$here/series"
@@ -36,12 +41,14 @@ if [ "$git" = yes ]; then
     git -C "$tree" add -A -f
     git -C "$tree" commit -q --no-verify -m "base: QEMU $(cat "$tree/VERSION")"
     git -C "$tree" tag cpc-base
+    echo "/$header" >> "$tree/.git/info/exclude"
     for name in $(patches); do
         if ! git -C "$tree" am -q --keep-cr --no-3way "$here/$name"; then
             echo "error: $name does not apply to QEMU $(cat "$tree/VERSION")" >&2
             exit 1
         fi
     done
+    copy_header
     exit 0
 fi
 
@@ -51,3 +58,4 @@ for name in $(patches); do
         exit 1
     fi
 done
+copy_header
