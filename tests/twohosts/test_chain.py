@@ -21,7 +21,7 @@ def console(pair: Pair, name: str) -> Console:
 def hop(pair: Pair, name: str) -> None:
     """Move it to b, compare all of its memory while nobody runs, swap a and b."""
     receive, ticket = pair.receive()
-    process = pair.migrate(name, ticket, "--max-downtime", "2", stop_at="commit")
+    process = pair.migrate(name, ticket, "--max-downtime", "2000", stop_at="commit")
     worker = pair.worker()
     wait_stopped(worker)
     here, there = pair.a.qemu_pid(name), pair.b.qemu_pid(name)

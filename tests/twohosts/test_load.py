@@ -41,7 +41,7 @@ def test_disk_under_load(pair: Pair) -> None:
         before = int(there.run("cat /run/cpc/disk.count"))
         there.run(f"until [ $(cat /run/cpc/disk.count) -gt {before} ]; do usleep 100000; done")
         assert "CPC-DISK ok" in there.run("cpc-job diskcheck")
-    pair.a.run("vm", "stop", name)
+    pair.a.run("vm", "stop", "--force", name)
     check = subprocess.run(
         ["/sbin/e2fsck", "-f", "-n", str(disk)], capture_output=True, text=True, check=False
     )
