@@ -45,6 +45,7 @@ struct migrate_session {
 
     struct cpc_manifest manifest;
     uint8_t manifest_digest[32];
+    uint32_t gvcpus;         /* present here when the session was opened */
     uint32_t vmsa_count;
     uint32_t vmsa_next;      /* destination: lowest number not yet used */
     uint32_t vmsa_bytes[CPC_GVCPU_LIMIT]; /* 0: none */
@@ -120,6 +121,10 @@ uint32_t migrate_token_sign(struct call *call, uint32_t type);
 void migrate_token_reply(struct call *call);
 /* The call's payload is this token, signed by the peer of this session. */
 uint32_t migrate_token_verify(const struct call *call, uint32_t type);
+
+/* Destination: the device state loaded is the one in the manifest, and the
+   disks are ours. DEVICE_STATE, MANIFEST_DEVICES or DISKS otherwise. */
+uint32_t migrate_check_host_side(struct call *call);
 
 uint32_t migrate_open(struct call *call);
 uint32_t migrate_accept(struct call *call);

@@ -84,6 +84,15 @@ uint32_t migrate_run(struct call *call)
         return CPC_S_OK;
     }
     if (!tried_before) {
+        /* Devices and disks are the host's: it had time since PREPARE. It can
+           put right what is wrong and ask again. */
+        status = migrate_check_host_side(call);
+        if (status == CPC_S_MANIFEST_DEVICES) {
+            status = CPC_S_DEVICE_STATE;
+        }
+        if (status != CPC_S_OK) {
+            return status;
+        }
         status = load_vmsas(call, session);
         if (status != CPC_S_OK) {
             return status;

@@ -21,15 +21,17 @@ static const uint32_t preference[] = {
     CPC_SUITE_CHACHA20POLY1305,
 };
 
-/* Highest gvCPU number present, plus one. Asking saves a VMSA where the
-   gvCPUs are frozen, which changes nothing. */
-static uint32_t count_gvcpus(void)
+/* How many gvCPUs are present; returns the highest number, plus one. Asking
+   saves a VMSA where the gvCPUs are frozen, which changes nothing. */
+static uint32_t count_gvcpus(uint32_t *present)
 {
     uint32_t count = 0;
+    *present = 0;
     for (uint32_t i = 0; i < arch_boot_info()->gvcpu_max; i++) {
         uint32_t bytes = 0;     /* i < CPC_GVCPU_LIMIT */
         if (platform_vmsa_save(i, &bytes) != CPC_P_NOT_PRESENT) {
             count = i + 1;
+            (*present)++;
         }
     }
     return count;
@@ -57,7 +59,7 @@ static uint32_t hello_make(struct call *call, struct migrate_session *session)
     hello->role = session->role;
     hello->suites = (uint32_t)call->arg[1] & call->runtime->suites;
     hello->platform = arch_boot_info()->platform;
-    hello->gvcpus = count_gvcpus();
+    hello->gvcpus = count_gvcpus(&session->gvcpus);
     memcpy(hello->version, version, sizeof(version));
     hello_regions(hello, &session->memory);
     if (hello->suites == 0) {

@@ -194,7 +194,7 @@ static uint32_t take_vmsa(struct receiver *recv)
     uint32_t bytes = recv->record.length;
 
     /* Ascending, so no gvCPU comes twice. */
-    if (gvcpu >= arch_boot_info()->gvcpu_max || gvcpu < session->vmsa_next) {
+    if (gvcpu >= session->hello.gvcpus || gvcpu < session->vmsa_next) {
         return CPC_S_WIRE_ADDRESS;
     }
     memcpy(platform_vmsa((uint32_t)gvcpu), recv->call->hvcpu->buffer, bytes);

@@ -153,7 +153,9 @@ static uint32_t check_vmsas(const struct migrate_session *session)
 {
     uint8_t tag[CPC_TAG_MAX];
 
-    if (session->manifest.gvcpus != session->vmsa_count || session->vmsa_count == 0) {
+    /* One for each gvCPU there is here: none may start from its reset state. */
+    if (session->manifest.gvcpus != session->vmsa_count ||
+        session->vmsa_count != session->gvcpus || session->vmsa_count == 0) {
         return CPC_S_MANIFEST_VMSA;
     }
     uint32_t status = migrate_vmsa_tag(session, tag);
@@ -188,6 +190,12 @@ static uint32_t check_disks(struct call *call)
                               : call_platform(call, CPC_PCALL_DISKS_ACTIVE, status);
 }
 
+uint32_t migrate_check_host_side(struct call *call)
+{
+    uint32_t status = check_devices(call, migrate_session(call));
+    return status == CPC_S_OK ? check_disks(call) : status;
+}
+
 uint32_t migrate_prepare(struct call *call)
 {
     struct migrate_session *session = migrate_session(call);
@@ -208,10 +216,7 @@ uint32_t migrate_prepare(struct call *call)
         status = check_vmsas(session);
     }
     if (status == CPC_S_OK) {
-        status = check_devices(call, session);
-    }
-    if (status == CPC_S_OK) {
-        status = check_disks(call);
+        status = migrate_check_host_side(call);
     }
     return status == CPC_S_OK ? migrate_token_sign(call, CPC_TOKEN_PREPARED) : status;
 }

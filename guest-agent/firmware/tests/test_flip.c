@@ -154,7 +154,8 @@ static void flips_while_sealing(void)
         const struct cpc_suite *suite = crypto_suite(id);
         if (suite != NULL) {
             struct outcome outcome = { 0 };
-            for (int i = 0; i < 50 && (outcome.refused == 0 || outcome.same == 0); i++) {
+            double deadline = now() + DEADLINE_SECONDS;
+            while ((outcome.refused == 0 || outcome.same == 0) && now() < deadline) {
                 struct outcome more = with_flipper(seal_while_flipping, suite, RECORDS);
                 outcome.same += more.same;
                 outcome.refused += more.refused;
@@ -175,7 +176,8 @@ static void flips_while_opening(void)
         const struct cpc_suite *suite = crypto_suite(id);
         if (suite != NULL) {
             struct outcome outcome = { 0 };
-            for (int i = 0; i < 50 && (outcome.refused == 0 || outcome.same == 0); i++) {
+            double deadline = now() + DEADLINE_SECONDS;
+            while ((outcome.refused == 0 || outcome.same == 0) && now() < deadline) {
                 struct outcome more = with_flipper(open_while_flipping, suite, RECORDS);
                 outcome.same += more.same;
                 outcome.refused += more.refused;

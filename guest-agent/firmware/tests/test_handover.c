@@ -192,6 +192,28 @@ static void a_vmsa_that_does_not_load_leads_back(void)
     end(true, false);
 }
 
+static void devices_changed_after_prepare_do_not_run(void)
+{
+    struct answer commit = to_committed();
+    load_devices(pair.destination, 0x66);
+    CHECK_IS(on_destination(CPC_OP_RUN, &commit).status, CPC_S_DEVICE_STATE);
+    CHECK(pair.destination->frozen);
+    load_devices(pair.destination, 0xd5);
+    CHECK_IS(on_destination(CPC_OP_RUN, &commit).status, CPC_S_OK);
+    end(false, true);
+}
+
+static void disks_given_back_after_prepare_do_not_run(void)
+{
+    struct answer commit = to_committed();
+    pair.destination->fail[CPC_PCALL_DISKS_ACTIVE] = CPC_P_BAD_STATE;
+    CHECK_IS(on_destination(CPC_OP_RUN, &commit).status, CPC_S_DISKS);
+    CHECK(pair.destination->frozen);
+    pair.destination->fail[CPC_PCALL_DISKS_ACTIVE] = CPC_P_OK;
+    CHECK_IS(on_destination(CPC_OP_RUN, &commit).status, CPC_S_OK);
+    end(false, true);
+}
+
 static void commit_for_another_destination(void)
 {
     struct answer foreign = to_prepared();
@@ -450,7 +472,9 @@ static const struct test tests[] = {
     T(resume_after_the_commit_is_refused), T(resume_after_the_commit_with_the_abort),
     T(run_after_the_abort_is_refused), T(abort_after_the_run_is_refused),
     T(abort_after_a_tried_release_is_refused), T(fault_in_the_release_can_be_run_again),
-    T(a_vmsa_that_does_not_load_leads_back), T(commit_for_another_destination),
+    T(a_vmsa_that_does_not_load_leads_back),
+    T(devices_changed_after_prepare_do_not_run),
+    T(disks_given_back_after_prepare_do_not_run), T(commit_for_another_destination),
     T(abort_of_another_destination), T(tokens_of_the_wrong_make),
     T(finish_before_the_commit), T(disks_must_have_changed_hands),
     T(device_state_must_be_loaded), T(device_state_must_be_the_one_sent),
