@@ -27,7 +27,8 @@ class Bucket:
             granted = min(wanted, int(self._tokens))
             least = min(wanted, 65536, max(1, int(self._burst)))
             if granted < least:
-                return 0, (least - self._tokens) / self._rate
+                # Not less than a clock can tell: waiting must make progress.
+                return 0, max((least - self._tokens) / self._rate, 1e-4)
             self._tokens -= granted
             return granted, 0.0
 
