@@ -60,6 +60,10 @@ def stop_arguments(parser: argparse.ArgumentParser) -> None:
 
 def stop_run(args: argparse.Namespace, ctx: Context) -> int:
     """Stop a VM; one that does not run is fine."""
+    from cpcctl.migrate import recover
+
+    if not args.force:
+        recover.refuse_orphan(ctx.settings, args.name)
     ran = lifecycle.stop(ctx.settings, args.name, force=args.force, timeout=args.timeout)
     text = f"stopped {args.name}" if ran else f"{args.name} does not run"
     ctx.out.result({"name": args.name, "changed": ran}, text)
@@ -96,7 +100,15 @@ def status_arguments(parser: argparse.ArgumentParser) -> None:
 
 def status_run(args: argparse.Namespace, ctx: Context) -> int:
     """Show one VM."""
+    from cpcctl.migrate import recover
+
     found = lifecycle.status(ctx.settings, args.name)
+    job = recover.orphan(ctx.settings, args.name)
+    if job is not None:
+        ctx.out.note(
+            f"job {job.id} of this VM stopped in phase {job.phase} and is not settled\n"
+            f"  try: cpcctl job resume {job.id}"
+        )
     ctx.out.result(found, pairs((name, _shown(name, value)) for name, value in found.items()))
     return 0
 

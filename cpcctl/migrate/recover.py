@@ -66,7 +66,7 @@ def recover(settings: Settings, job_id: str) -> Record:
                 worker.end(job, failure)
             else:
                 worker.leave(settings, source)
-                job.finish("done", result=source.result())
+                worker.arrived(job, source)
         finally:
             source.close()
     return store.load(job_id)

@@ -45,7 +45,7 @@ def run(settings: Settings, job: Job) -> ExitCode:
         if failure is not None:
             return end(job, failure)
         leave(settings, source)
-        job.finish("done", result=source.result())
+        arrived(job, source)
         return ExitCode.OK
     finally:
         source.close()
@@ -79,8 +79,16 @@ def leave(settings: Settings, source: Source) -> None:
     lifecycle.discard(settings, source.side.vm.name)
 
 
+def arrived(job: Job, source: Source) -> None:
+    """Write the last words of a job that moved its VM."""
+    job.record.data.pop("ticket", None)
+    job.finish("done", result=source.result())
+
+
 def end(job: Job, error: CpcError) -> ExitCode:
-    """Write a job's last words."""
+    """Write a failed job's last words. Its ticket stays only while it may be needed."""
+    if error.exit_code is not ExitCode.UNPROVEN:
+        job.record.data.pop("ticket", None)
     job.finish(STATES.get(error.exit_code, "failed"), error=error)
     return error.exit_code
 

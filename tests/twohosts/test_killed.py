@@ -49,6 +49,8 @@ def test_both_killed_job_resume(pair: Pair, phase: str) -> None:
     until(lambda: not os.path.exists(f"/proc/{worker}"), "the worker to go")
     blocked = finish(pair.migrate(name, ticket), 75)
     assert f"cpcctl job resume {job}" in blocked.stderr
+    assert f"cpcctl job resume {job}" in pair.a.run("vm", "status", name).stderr
+    assert f"cpcctl job resume {job}" in pair.a.run("vm", "stop", name, expect=75).stderr
     done = pair.a.run("job", "resume", job, expect=0 if phase == "run" else 1)
     finish(receive, 0 if phase == "run" else None)
     pair.check_one_side(name, "b" if phase == "run" else "a")

@@ -54,7 +54,9 @@ def test_detach_and_wait(pair: Pair) -> None:
     done = pair.a.run("job", "wait", job)
     assert "downtime" in done.stdout
     finish(receive, 0)
-    assert pair.a.jobs("migrate")[-1]["state"] == "done"
+    ended = pair.a.jobs("migrate")[-1]
+    assert ended["state"] == "done"
+    assert "ticket" not in ended["data"]  # it holds the secret
 
 
 def test_interrupt_cancels(pair: Pair) -> None:
