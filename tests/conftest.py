@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -111,9 +112,16 @@ def our_processes() -> dict[int, str]:
     return found
 
 
+def foreign(name: str) -> bool:
+    """True for what a living process of somebody else on this machine made."""
+    found = re.match(r"cpc-world-(\d+)-", name)
+    owner = int(found[1]) if found else os.getpid()
+    return owner != os.getpid() and Path(f"/proc/{owner}").exists() and owner not in our_processes()
+
+
 def places() -> set[str]:
     """Files and devices that a VM could leave behind on this machine."""
-    shared = {f"/dev/shm/{n}" for n in os.listdir("/dev/shm") if "cpc" in n}
+    shared = {f"/dev/shm/{n}" for n in os.listdir("/dev/shm") if "cpc" in n and not foreign(n)}
     devices = {f"device {n}" for n in os.listdir("/sys/class/net") if n.startswith("tap")}
     named = Path("/run/netns")
     spaces = {f"netns {p.name}" for p in named.iterdir()} if named.is_dir() else set()
