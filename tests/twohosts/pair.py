@@ -29,6 +29,10 @@ def until(condition: Any, what: str, seconds: float = SECONDS) -> Any:
         time.sleep(0.01)
 
 
+def _hear_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Host:
     """One state folder."""
 
@@ -57,6 +61,9 @@ class Host:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # Ctrl-C works for it, also when these tests run in the background,
+            # where a shell has SIGINT ignored.
+            preexec_fn=_hear_interrupts,
         )
 
     def run(self, *argv: str, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
