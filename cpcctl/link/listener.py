@@ -4,17 +4,26 @@
 The first byte says which. A control connection continues with TLS and the
 ticket; a data stream with the 32-byte one-time token that its source got over
 the control connection. Anything else is dropped, and `receive` goes on.
+
+Anybody can connect. A secret of 32 bytes is not guessed, so nothing counts
+wrong tries; and who does not authenticate in time, or is the oldest that has
+not when the room is taken, makes way. The room is taken from the address that
+has most of it, so one host alone cannot push another's connection out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hmac
 import queue
 import secrets
 import socket
 import ssl
 import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
 
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.link import pump, tls
@@ -23,7 +32,15 @@ STREAM = b"D"
 TOKEN_BYTES = 32
 GREETING_SECONDS = 10.0
 PENDING_MAX = 16
-REFUSALS_MAX = 64
+ACCEPT_PAUSE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class _Guest:
+    """A connection that has not authenticated yet; link is a second handle of it."""
+
+    peer: str
+    link: socket.socket
 
 
 class Listener:
@@ -36,9 +53,8 @@ class Listener:
         self._controls: queue.Queue[tuple[ssl.SSLSocket, str]] = queue.Queue()
         self._streams: dict[bytes, queue.Queue[socket.socket]] = {}
         self._lock = threading.Lock()
-        self._pending = threading.BoundedSemaphore(PENDING_MAX)
+        self._guests: list[_Guest] = []  # oldest first
         self._closed = threading.Event()
-        self.refusals = 0
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, name="cpc-accept", daemon=True)
@@ -90,33 +106,64 @@ class Listener:
     def _accept(self) -> None:
         while not self._closed.is_set():
             try:
-                raw, peer = self._socket.accept()
-            except OSError:
-                return
-            if self.refusals >= REFUSALS_MAX or not self._pending.acquire(blocking=False):
-                raw.close()
+                raw, address = self._socket.accept()
+            except OSError as error:
+                if self._closed.is_set() or error.errno in (errno.EBADF, errno.EINVAL):
+                    return
+                # One that was gone before we looked, or no descriptor is free.
+                self._closed.wait(ACCEPT_PAUSE)
                 continue
-            threading.Thread(
-                target=self._greet, args=(raw, str(peer[0])), name="cpc-greet", daemon=True
-            ).start()
+            try:
+                guest = self._admit(raw, str(address[0]))
+                threading.Thread(
+                    target=self._greet, args=(raw, guest), name="cpc-greet", daemon=True
+                ).start()
+            except (OSError, RuntimeError):  # no descriptor or no thread is free
+                raw.close()
 
-    def _greet(self, raw: socket.socket, peer: str) -> None:
+    def _admit(self, raw: socket.socket, peer: str) -> _Guest:
+        """Give it room, if need be that of the oldest guest of the busiest address."""
+        guest = _Guest(peer, raw.dup())
+        with self._lock:
+            self._guests.append(guest)
+            if len(self._guests) > PENDING_MAX:
+                busiest = Counter(g.peer for g in self._guests).most_common(1)[0][0]
+                oldest = next(g for g in self._guests if g.peer == busiest)
+                self._guests.remove(oldest)
+                # Its thread wakes up with the end of the stream, and closes it.
+                with contextlib.suppress(OSError):
+                    oldest.link.shutdown(socket.SHUT_RDWR)
+        return guest
+
+    def _greet(self, raw: socket.socket, guest: _Guest) -> None:
+        deadline = time.monotonic() + GREETING_SECONDS
         try:
-            raw.settimeout(GREETING_SECONDS)
-            first = tls.read_exact(raw, 1)
+            first = tls.read_exact(raw, 1, deadline)
             if first == tls.CONTROL:
                 raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._controls.put((tls.accept(raw, self._context, self._secret), peer))
+                link = tls.accept(raw, self._context, self._secret, deadline)
+                if self._leave(guest):
+                    self._controls.put((link, guest.peer))
+                else:
+                    link.close()
                 return
-            if first == STREAM and self._claim(tls.read_exact(raw, TOKEN_BYTES), raw):
+            shown = tls.read_exact(raw, TOKEN_BYTES, deadline) if first == STREAM else b""
+            if shown and self._leave(guest) and self._claim(shown, raw):
                 return
-            self.refusals += 1
             raw.close()
         except (tls.LinkRefused, OSError, EOFError):
-            self.refusals += 1
             raw.close()
         finally:
-            self._pending.release()
+            self._leave(guest)
+            guest.link.close()
+
+    def _leave(self, guest: _Guest) -> bool:
+        """It needs no room any more; False when it had lost it already."""
+        with self._lock:
+            if guest not in self._guests:
+                return False
+            self._guests.remove(guest)
+            return True
 
     def _claim(self, shown: bytes, raw: socket.socket) -> bool:
         with self._lock:

@@ -16,6 +16,7 @@ import hmac
 import os
 import socket
 import ssl
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,20 +125,27 @@ def connect(ticket: Ticket, timeout: float) -> ssl.SSLSocket:
     return link
 
 
-def accept(raw: socket.socket, context: ssl.SSLContext, secret: bytes) -> ssl.SSLSocket:
+def accept(
+    raw: socket.socket, context: ssl.SSLContext, secret: bytes, deadline: float
+) -> ssl.SSLSocket:
     """The destination's half; raw is consumed and closed on failure.
 
+    deadline: time.monotonic() by which handshake and preamble must be over.
     :raise LinkRefused: the peer does not hold the ticket.
     :raise OSError: no TLS, or the connection broke or timed out.
     """
     try:
-        link = context.wrap_socket(raw, server_side=True)
+        _until(raw, deadline)
+        # The handshake as a whole gets the time that the socket has here.
+        link = context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
     except BaseException:
         raw.close()
         raise
     try:
+        # Asked for by name: on connect it is left out for a socket that has ended.
+        link.do_handshake()
         try:
-            preamble = read_exact(link, PREAMBLE_BYTES)
+            preamble = read_exact(link, PREAMBLE_BYTES, deadline)
         except EOFError:
             raise LinkRefused("the connection ended before the ticket was shown") from None
         if not hmac.compare_digest(preamble, PREAMBLE + secret):
@@ -150,17 +158,31 @@ def accept(raw: socket.socket, context: ssl.SSLContext, secret: bytes) -> ssl.SS
     return link
 
 
-def read_exact(link: socket.socket, size: int) -> bytes:
-    """Exactly size bytes. :raise EOFError: when the peer closed before."""
+def read_exact(link: socket.socket, size: int, deadline: float | None = None) -> bytes:
+    """Exactly size bytes.
+
+    deadline: time.monotonic() for all of them; without one the socket's own
+    timeout counts, for each part that arrives.
+    :raise EOFError: when the peer closed before.
+    """
     buffer = bytearray(size)
     view = memoryview(buffer)
     got = 0
     while got < size:
+        if deadline is not None:
+            _until(link, deadline)
         step = link.recv_into(view[got:])
         if step == 0:
             raise EOFError(f"connection closed after {got} of {size} bytes")
         got += step
     return bytes(buffer)
+
+
+def _until(link: socket.socket, deadline: float) -> None:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the greeting took too long")
+    link.settimeout(left)
 
 
 def _write_private(path: Path, data: bytes) -> None:
