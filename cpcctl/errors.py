@@ -27,6 +27,27 @@ class ExitCode(IntEnum):
     TERMINATED = 143
 
 
+SHOWN_MAX = 2000
+
+
+def shown(text: object, limit: int = SHOWN_MAX) -> str:
+    """Text of unknown origin as a terminal may see it: one line, nothing that
+    moves the cursor or hides, at most limit characters of it."""
+    words = str(text)
+    cut = words[:limit] + ("..." if len(words) > limit else "")
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in cut
+    )
+
+
+def shown_lines(text: object, limit: int = SHOWN_MAX) -> str:
+    """As shown(), but line by line; limit counts for the whole."""
+    words = str(text)
+    cut = words[:limit] + ("..." if len(words) > limit else "")
+    return "\n".join(shown(line, len(line)) for line in cut.splitlines())
+
+
 class CpcError(Exception):
     """A failure to show to the operator.
 
@@ -55,14 +76,14 @@ class CpcError(Exception):
 
     def render(self) -> str:
         """The text for stderr, without a final newline."""
-        lines = [f"error: {self.message}"]
+        lines = [f"error: {_safe(self.message)}"]
         if self.cause:
-            label = f"  cause ({self.host}): " if self.host else "  cause: "
+            label = f"  cause ({_safe(self.host)}): " if self.host else "  cause: "
             first, *rest = self.cause.rstrip().splitlines() or [""]
-            lines.append(label + first)
-            lines.extend("    " + line for line in rest)
+            lines.append(label + _safe(first))
+            lines.extend("    " + _safe(line) for line in rest)
         if self.hint:
-            lines.append(f"  try: {self.hint}")
+            lines.append(f"  try: {_safe(self.hint)}")
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, object]:
@@ -76,5 +97,18 @@ class CpcError(Exception):
         }
 
 
+def _safe(words: str) -> str:
+    """The last line of defence: whatever got this far cannot steer a terminal."""
+    return shown(words, len(words))
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM: the same clean-up as Ctrl-C, another exit code (143)."""
+
+
+def reason(error: BaseException) -> str:
+    """An exception's words for people: no number, and the file it is about."""
+    if isinstance(error, OSError) and error.strerror:
+        named = f": {error.filename}" if error.filename is not None else ""
+        return error.strerror + named
+    return str(error) or type(error).__name__

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.host.process import ProcessId
 from cpcctl.host.state import disk_error, make_folder, write_atomic
 
@@ -198,18 +198,20 @@ class JobStore:
         try:
             document = json.loads(path.read_bytes())
             known = {entry.name for entry in fields(Record)}
-            return Record(**{key: value for key, value in document.items() if key in known})
+            return _checked({key: value for key, value in document.items() if key in known})
         except FileNotFoundError:
             raise CpcError(
                 f"no job {job_id} on this host",
                 exit_code=ExitCode.USAGE,
                 hint="cpcctl job list",
             ) from None
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (
+            OSError, ValueError, OverflowError, RecursionError, TypeError, AttributeError
+        ) as error:
             raise CpcError(
                 f"the job file {path} is damaged",
                 exit_code=ExitCode.UNPROVEN,
-                cause=str(error),
+                cause=reason(error),
                 hint="cpcctl vm list, on both hosts",
             ) from error
 
@@ -253,6 +255,28 @@ class JobStore:
 
     def _reserve(self, job_id: str) -> Path:
         return self.folder / f".{job_id}.reserve"
+
+
+TEXTS = ("id", "kind", "vm", "host", "state", "created", "updated", "phase")
+MAPS = ("progress", "data", "result")
+
+
+def _checked(document: dict[str, Any]) -> Record:
+    """:raise ValueError: a field is of another type. :raise TypeError: one is missing."""
+    record = Record(**document)
+    numbers = (record.pid, record.pid_started, record.exit_code or 0)
+    if (
+        not all(isinstance(getattr(record, key), str) for key in TEXTS)
+        or not all(isinstance(getattr(record, key), dict) for key in MAPS)
+        or not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers)
+        or record.pid >= 1 << 31
+        or not isinstance(record.finished, str | None)
+        or not isinstance(record.error, dict | None)
+        or not isinstance(record.phases, list)
+        or not all(isinstance(entry, dict) for entry in record.phases)
+    ):
+        raise ValueError("a field has another type than it should")
+    return record
 
 
 def _now() -> str:

@@ -32,6 +32,7 @@ STREAM = b"D"
 TOKEN_BYTES = 32
 GREETING_SECONDS = 10.0
 PENDING_MAX = 16
+BACKLOG = 128
 ACCEPT_PAUSE = 0.1
 
 
@@ -202,7 +203,7 @@ def _listen(host: str, port: int) -> socket.socket:
         # Before listen, so that accepted connections get a large window.
         pump.enlarge(listening)
         listening.bind(address)
-        listening.listen(PENDING_MAX)
+        listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
         raise CpcError(

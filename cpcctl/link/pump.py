@@ -138,6 +138,12 @@ class Receiver(Pump):
 
     ended: bool = False
 
+    @property
+    def starved(self) -> bool:
+        """The source closed the stream, and the firmware waits for more of it."""
+        # In this order: it has taken everything, and then fell asleep in the call.
+        return self.ended and self.port.ring.used == 0 and self.port.yielded()
+
     def _pump(self) -> None:
         ring, nap = self.port.ring, NAP_SHORT
         while not self.stop.is_set():

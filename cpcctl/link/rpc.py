@@ -20,7 +20,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, shown, shown_lines
+from cpcctl.link import replies
 from cpcctl.link.tls import read_exact
 
 FRAME_MAX = 64 << 20  # a device state is some kilobytes; this only bounds nonsense
@@ -36,23 +37,41 @@ class LinkLost(Exception):
 
 
 class RemoteError(CpcError):
-    """The destination refused or failed: its words, its exit code, its hint."""
+    """The destination refused or failed: its words and its exit code.
+
+    Its words are shown as its own: escaped, of bounded length, and what it
+    suggests to do is part of the cause, never a hint of ours. An exit code
+    that says where the guest is counts as plain failure: this side finds out
+    for itself.
+    :raise LinkLost: (the constructor) this is no error at all.
+    """
 
     def __init__(self, host: str, reported: Params) -> None:
-        code, hint = reported.get("exit_code"), reported.get("hint")
-        words = [str(reported.get("message") or "failed without a reason")]
-        if reported.get("cause"):
-            words.append(str(reported["cause"]))
+        code = reported.get("exit_code")
+        texts = [reported.get(key) for key in ("message", "cause", "hint", "host")]
+        if type(code) is not int or not all(t is None or isinstance(t, str) for t in texts):
+            raise LinkLost("an error that makes no sense")
+        message, cause, hint, named = texts
+        name = shown(named or host, 256)
+        words = [shown(message or "failed without a reason")]
+        if cause:
+            words.append(shown_lines(cause))
+        if hint:
+            words.append(f'{name} suggests: "{shown(hint)}"')
         super().__init__(
             "the destination reports an error",
-            exit_code=ExitCode(code) if code in _CODES else ExitCode.FAILED,
-            host=str(reported.get("host") or host),
+            exit_code=ExitCode(code) if code in REMOTE_CODES else ExitCode.FAILED,
+            host=name,
             cause="\n".join(words),
-            hint=str(hint) if hint else None,
         )
 
 
-_CODES = frozenset(int(code) for code in ExitCode if code)
+REMOTE_CODES = frozenset(
+    {
+        ExitCode.FAILED, ExitCode.USAGE, ExitCode.REFUSED, ExitCode.UNREACHABLE,
+        ExitCode.DEFECT, ExitCode.BUSY,
+    }
+)
 
 
 def encode(message: Params) -> bytes:
@@ -66,12 +85,16 @@ def encode(message: Params) -> bytes:
 def decode(body: bytes) -> Params:
     """The object in a frame's body. :raise LinkLost: when it is not one."""
     try:
-        message = json.loads(body.decode("utf-8"))
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        message = json.loads(body.decode("utf-8"), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise LinkLost(f"a message that is not JSON: {error}") from error
     if not isinstance(message, dict):
         raise LinkLost("a message that is not an object")
     return message
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number")
 
 
 def receive(link: socket.socket) -> Params:
@@ -107,8 +130,9 @@ class Client:
     def call(self, method: str, params: Params | None = None) -> Params:
         """Ask and wait for the answer.
 
-        :raise RemoteError: the destination's own error, word for word.
-        :raise LinkLost: no answer; whether it acted is unknown.
+        :raise RemoteError: the destination's own error.
+        :raise LinkLost: no answer, or none that makes sense; whether it acted
+            is unknown.
         """
         with self._lock:
             return self._call(method, params or {})
@@ -130,25 +154,26 @@ class Client:
                 raise LinkLost(f"the connection broke: {error}") from error
             while True:
                 reply = receive(self._link)
-                if reply.get("id") != number:
+                if type(reply.get("id")) is not int or reply["id"] != number:
                     raise LinkLost("an answer to another question")
-                if not reply.get("alive"):
+                if reply.get("alive") is not True:
                     break
+            self._last = time.monotonic()
+            return self._result(method, params, reply)
         except LinkLost as error:
             self.lost = error
             raise
-        self._last = time.monotonic()
-        return self._result(reply)
 
-    def _result(self, reply: Params) -> Params:
-        error = reply.get("error")
-        if isinstance(error, dict):
+    def _result(self, method: str, params: Params, reply: Params) -> Params:
+        error, result = reply.get("error"), reply.get("result")
+        if isinstance(error, dict) and "result" not in reply:
             raise RemoteError(self._host, error)
-        result = reply.get("result")
-        if not isinstance(result, dict):
-            self.lost = LinkLost("an answer without a result")
-            raise self.lost
-        return result
+        if not isinstance(result, dict) or "error" in reply:
+            raise LinkLost("an answer without a result")
+        try:
+            return replies.read(method, params, result)
+        except ValueError as nonsense:
+            raise LinkLost(f"an answer that makes no sense: {nonsense}") from nonsense
 
     def _ping(self) -> None:
         while not self._closed.wait(ALIVE_SECONDS):

@@ -23,6 +23,14 @@ def test_what_is_absent_is_not_rendered() -> None:
     assert CpcError("it failed", cause="why").render() == "error: it failed\n  cause: why"
 
 
+def test_nothing_steers_the_terminal() -> None:
+    nasty = "a\x1b[2Jb\tc\u202ed"
+    error = CpcError(nasty, host=nasty, cause=f"{nasty}\n{nasty}", hint=nasty)
+    text = error.render()
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert text.count("a\\x1b[2Jb\\tc\\u202ed") == 5
+
+
 def test_exit_codes_are_the_documented_ones() -> None:
     assert {code.name: int(code) for code in ExitCode} == {
         "OK": 0, "FAILED": 1, "USAGE": 2, "REFUSED": 3, "UNREACHABLE": 4, "UNPROVEN": 5,

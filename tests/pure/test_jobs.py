@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -77,8 +78,29 @@ def test_jobs_are_listed_in_order_and_by_vm(store: JobStore) -> None:
     assert {record.vm for record in store.list("a")} == {"a"}
 
 
-def test_a_damaged_file_does_not_hide_the_others(store: JobStore, job: Job) -> None:
-    (store.folder / "20260101-000000-aaaa.json").write_text("{")
+def _whole(job: Job, **other: object) -> str:
+    """The job's file with other values; a bytes value goes in as it is."""
+    document = {**asdict(job.record), "id": "20260101-000000-aaaa", **other}
+    raw = [v for v in other.values() if isinstance(v, bytes)]
+    text = json.dumps(document, default=lambda _: "RAW")
+    return text.replace('"RAW"', raw[0].decode()) if raw else text
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {}, {"pid": b"1e999"}, {"pid": b"NaN"}, {"pid": b"9" * 5000}, {"pid": 1 << 40},
+        {"pid": -1}, {"pid": "1"}, {"pid_started": []}, {"data": b"[" * 200_000},
+        {"vm": 1}, {"created": None}, {"phases": {}}, {"phases": [1]}, {"error": []},
+        {"exit_code": "x"}, {"finished": 7}, {"progress": []},
+    ],
+)
+def test_a_damaged_file_does_not_hide_the_others(
+    store: JobStore, job: Job, other: dict[str, object]
+) -> None:
+    text = _whole(job, **other) if other else "{"
+    (store.folder / "20260101-000000-aaaa.json").write_text(text)
+    assert [record.seen_state for record in store.list()] == ["running"]
     assert [record.id for record in store.list()] == [job.id]
     with pytest.raises(CpcError) as caught:
         store.load("20260101-000000-aaaa")

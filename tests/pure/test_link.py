@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import socket
 import ssl
 import struct
@@ -19,9 +20,10 @@ import pytest
 
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.link import listener as listener_module
-from cpcctl.link import rpc, tls
+from cpcctl.link import replies, rpc, tls
 from cpcctl.link.listener import Listener, open_stream
 from cpcctl.link.ticket import Ticket
+from cpcctl.migrate.machine import DestinationFact
 
 SECRET = bytes(range(32))
 
@@ -174,7 +176,11 @@ def test_old_tls_is_refused(listening: tuple[Listener, Ticket]) -> None:
 @pytest.mark.parametrize("junk", [b"", b"X", b"GET / HTTP/1.1\r\n\r\n", b"C" + bytes(999), b"D"])
 def test_junk_does_not_stop_it(listening: tuple[Listener, Ticket], junk: bytes) -> None:
     listener, ticket = listening
-    with socket.create_connection((ticket.host, ticket.port), 5) as raw:
+    # It may have hung up before all of it is sent.
+    with (
+        socket.create_connection((ticket.host, ticket.port), 5) as raw,
+        contextlib.suppress(OSError),
+    ):
         raw.sendall(junk)
         raw.shutdown(socket.SHUT_WR)
     tls.connect(ticket, 5).close()
@@ -245,14 +251,142 @@ def test_call_and_error_word_for_word() -> None:
         pair.client.call("fail")
     assert caught.value.exit_code is ExitCode.REFUSED
     assert caught.value.host == "host-b"
-    assert caught.value.cause == "no room\nENOSPC"
-    assert caught.value.hint == "df"
+    assert caught.value.cause == 'no room\nENOSPC\nhost-b suggests: "df"'
+    assert caught.value.hint is None
     with pytest.raises(rpc.RemoteError) as caught:
         pair.client.call("defect")
     assert caught.value.exit_code is ExitCode.DEFECT
     assert pair.client.call("echo") == {"method": "echo"}
     pair.close()
     assert "closed" in str(pair.ended)
+
+
+ESCAPES = "\x1b]0;own\x07\x1b[2J\r\u202e\ud800\x9b"
+
+
+def test_remote_words_cannot_steer_a_terminal() -> None:
+    reported = {"message": ESCAPES * 1000, "cause": f"a\n{ESCAPES}", "hint": f"rm{ESCAPES}",
+                "host": ESCAPES, "exit_code": 3}
+    error = rpc.RemoteError("host-b", reported)
+    text = error.render()
+    assert all(line.isprintable() for line in text.splitlines())
+    assert "\\x1b]0;own" in text
+    assert "  try:" not in text
+    assert len(text) < 20_000
+    assert replies.read("hello", {}, {"host": ESCAPES})["host"].isprintable()
+    check = {"name": ESCAPES, "ok": False, "reason": "r" * 9999, "fix": ESCAPES}
+    (found,) = replies.read("preflight", {}, {"checks": [check]})["checks"]
+    assert found["name"].isprintable()
+    assert found["fix"].isprintable()
+    assert len(found["reason"]) < 2100
+
+
+@pytest.mark.parametrize("code", [5, 6, 7, 130, 143, 0, 99])
+def test_where_the_guest_is_is_not_for_the_peer_to_say(code: int) -> None:
+    error = rpc.RemoteError("host-b", {"message": "no", "exit_code": code})
+    assert error.exit_code is ExitCode.FAILED
+
+
+class Answers:
+    """A client whose peer answers every request with the same body."""
+
+    def __init__(self, body: bytes) -> None:
+        ours, self.theirs = socket.socketpair()
+        self.theirs.sendall(struct.pack(">I", len(body)) + body)
+        self.theirs.shutdown(socket.SHUT_WR)
+        self.client = rpc.Client(ours, "host-b", 5)
+
+    def call(self, method: str, params: rpc.Params) -> rpc.Params:
+        try:
+            return self.client.call(method, params)
+        finally:
+            self.client.close()
+            self.theirs.close()
+
+
+GOOD: dict[str, rpc.Params] = {
+    "ping": {"time": 1.5},
+    "hello": {"host": "b"},
+    "clock": {"time": 1.0},
+    "preflight": {"checks": [{"name": "n", "ok": True, "reason": "", "fix": ""}]},
+    "prepare": {"hvcpus": 2},
+    "handshake": {"hello": "AA==", "confirmation": "AA=="},
+    "confirm": {"tokens": ["AA=="]},
+    "watch": {"bytes": 7},
+    "complete": {"token": "AA=="},
+    "run": {"token": "AA==", "released_at": 1.5},
+    "query": {"fact": "RUNNING", "token": ""},
+    "abort": {"token": ""},
+    "done": {},
+}
+NONSENSE: list[object] = [None, [], {}, True, -1, 1e300, "\x00", [[]], [1], {"a": 1}, "AAA", "é"]
+
+
+def test_every_answer_has_a_shape() -> None:
+    destination = Path(listener_module.__file__).parents[1] / "migrate" / "destination.py"
+    handlers = r'^            "(\w+)": (?:self\.|lambda)'
+    table = destination.read_text().split("self._handlers", 1)[1].split("def ", 1)[0]
+    named = set(re.findall(handlers, table, re.M))
+    assert "preflight" in named
+    assert named | {"ping"} == set(replies.SHAPES) == set(GOOD)
+    assert set(replies.FACTS) | {"UNREACHABLE"} == set(DestinationFact.__members__)
+
+
+@pytest.mark.parametrize("method", sorted(GOOD))
+def test_answers_of_wrong_types_are_a_lost_link(method: str) -> None:
+    params = {"streams": 1}
+    whole = {"id": 1, "result": GOOD[method]}
+    assert Answers(json.dumps(whole).encode()).call(method, params) == GOOD[method]
+    for key, right in GOOD[method].items():
+        bad = [{k: v for k, v in GOOD[method].items() if k != key}]
+        bad += [{**GOOD[method], key: value} for value in NONSENSE]
+        for result in bad:
+            try:
+                found = Answers(json.dumps({"id": 1, "result": result}).encode()).call(
+                    method, params
+                )
+            except rpc.LinkLost:
+                continue
+            assert type(found[key]) is type(right)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"error": {"exit_code": []}}, {"error": {"exit_code": {}}}, {"error": {}}, {"error": []},
+        {"error": {"exit_code": 1, "message": []}}, {"error": {"exit_code": 1, "host": 1}},
+        {"error": {"exit_code": True}}, {"result": {}, "error": {"exit_code": 1}}, {},
+        {"result": []}, {"alive": []}, {"id": True, "result": {}}, {"id": [], "result": {}},
+    ],
+)
+def test_malformed_replies_are_a_lost_link(reply: rpc.Params) -> None:
+    with pytest.raises(rpc.LinkLost):
+        Answers(json.dumps({"id": 1, **reply}).encode()).call("echo", {})
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"NaN", b"Infinity", b"9" * 5000, b"9" * 400])
+def test_no_number_in_a_reply(number: bytes) -> None:
+    with pytest.raises(rpc.LinkLost):
+        Answers(b'{"id":1,"result":{"time":' + number + b"}}").call("clock", {})
+
+
+def test_fuzz_replies() -> None:
+    """Any reply gives a result of the right types, RemoteError or LinkLost."""
+    chance = random.Random(11)
+    seeds = [
+        (method, json.dumps({"id": 1, "result": result}).encode())
+        for method, result in GOOD.items()
+    ]
+    error = {"message": "m", "exit_code": 3, "host": "b", "cause": "c", "hint": None}
+    seeds.append(("run", json.dumps({"id": 1, "error": error}).encode()))
+    for _ in range(1500):
+        method, seed = chance.choice(seeds)
+        data = bytearray(seed)
+        for _ in range(chance.randint(1, 4)):
+            data[chance.randrange(len(data))] = chance.choice(b'[]{}",:0123456789-.etrufalsn\\')
+        with contextlib.suppress(rpc.LinkLost, rpc.RemoteError):
+            found = Answers(bytes(data)).call(method, {"streams": 1})
+            assert set(found) == set(GOOD[method])
 
 
 def test_slow_request_is_kept_alive() -> None:
