@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host tries every door of QEMU's monitors to a guest with hvCPUs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cpcctl.config.load import load
+from cpcctl.config.settings import Settings
+from cpcctl.host.qmp import Qmp, QmpError
+from cpcctl.vm import lifecycle, spec
+
+DENIED = "not for the host to read"
+DEVICE = "/machine/peripheral/cpc"
+
+
+@pytest.fixture
+def place(
+    built: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Settings]:
+    """A host of its own."""
+    folder = tmp_path_factory.mktemp("d")
+    for name, value in {
+        "STATE_DIR": folder / "s", "RUN_DIR": folder / "r", "QEMU": built.qemu,
+        "QEMU_DATA": built.qemu_data, "FIRMWARE": built.firmware,
+    }.items():
+        monkeypatch.setenv(f"CPCCTL_{name}", str(value))
+    settings = load({})
+    yield settings
+    for vm in lifecycle.list_all(settings):
+        lifecycle.discard(settings, vm["name"])
+
+
+@pytest.fixture
+def start(place: Settings, built: Any) -> Iterator[Callable[..., Qmp]]:
+    """Starts a VM and connects to its monitor."""
+    connected: list[Qmp] = []
+
+    def run(incoming: bool = False, **more: Any) -> Qmp:
+        document = {
+            "name": "d", "memory": "128M", "ring_size": "2M", "kernel": str(built.vmlinuz),
+            "initrd": str(built.tiny_initrd), "append": "console=ttyS0 quiet", **more,
+        }
+        path = place.state_dir / "d.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({k: v for k, v in document.items() if v is not None}))
+        connected.append(lifecycle.start(place, spec.load(path), incoming=incoming).qmp())
+        return connected[-1]
+
+    yield run
+    for qmp in connected:
+        qmp.close()
+
+
+def hmp(qmp: Qmp, line: str) -> str:
+    """What the human monitor answers."""
+    arguments: dict[str, Any] = {"command-line": line}
+    return str(qmp.execute("human-monitor-command", **arguments))
+
+
+def refused(qmp: Qmp, why: str, command: str, arguments: dict[str, Any] | None = None) -> None:
+    """QEMU refuses, and says why."""
+    with pytest.raises(QmpError) as told:
+        qmp.execute(command, **(arguments or {}))
+    assert re.search(why, str(told.value.cause)), told.value.cause
+
+
+QMP: list[tuple[str, dict[str, Any]]] = [
+    ("pmemsave", {"val": 0, "size": 4096, "filename": "FILE"}),
+    ("memsave", {"val": 0, "size": 4096, "filename": "FILE"}),
+    ("dump-guest-memory", {"paging": False, "protocol": "file:FILE"}),
+    ("migrate", {"uri": "file:FILE"}),
+    ("xen-save-devices-state", {"filename": "FILE"}),
+    ("trace-event-set-state", {"name": "*", "enable": True}),
+    ("qom-set", {"path": f"{DEVICE}/hvcpu[0]", "property": "realized", "value": False}),
+    ("qom-set", {"path": DEVICE, "property": "realized", "value": False}),
+]
+HMP = [
+    "x /4x 0", "xp /4x 0", "info registers", "info registers -a", "info tlb", "info mem",
+    "gdbserver tcp:127.0.0.1:0", "gpa2hva 0", "gva2gpa 0", "savevm x", "log cpu,fpu",
+    "logfile FILE", "trace-event exec* on", f"qom-set {DEVICE} realized false",
+]
+
+
+def test_every_door_is_shut(start: Callable[..., Qmp], tmp_path: Path) -> None:
+    qmp, file = start(), tmp_path / "leak"
+    for command, arguments in QMP:
+        told: dict[str, Any] = {k: v.replace("FILE", str(file)) if isinstance(v, str) else v
+                for k, v in arguments.items()}
+        refused(qmp, DENIED, command, told)
+    for line in HMP:
+        text = hmp(qmp, line.replace("FILE", str(file)))
+        assert DENIED in text or "Not for the host" in text, (line, text)
+    assert "unknown register" in hmp(qmp, "print $rip")
+    assert not file.exists()
+    assert qmp.execute("query-status")["running"] is True
+
+
+def test_a_snapshot_cannot_be_loaded(start: Callable[..., Qmp], tmp_path: Path) -> None:
+    qmp = start(incoming=True)
+    arguments: dict[str, Any] = {"job-id": "l", "tag": "x", "vmstate": "q", "devices": ["q"]}
+    qmp.execute("snapshot-load", **arguments)
+    (job,) = qmp.execute("query-jobs")
+    assert DENIED in job["error"]
+    refused(qmp, DENIED, "xen-load-devices-state", {"filename": str(tmp_path / "none")})
+    assert qmp.execute("query-cpc")["frozen"] is True
+
+
+def test_the_view_is_for_hvcpus_only(start: Callable[..., Qmp]) -> None:
+    """No gvCPU can be plugged in with another memory than the machine's."""
+    qmp = start(vcpus=1, max_vcpus=2)
+    names = {entry["name"] for entry in qmp.execute("qom-list", path=DEVICE)}
+    assert not {n for n in names if "view" in n or "trusted" in n or "mmio" in n}, names
+    slot = next(s for s in qmp.execute("query-hotpluggable-cpus") if "qom-path" not in s)
+    window = f"{DEVICE}/cpc-window-0[0]"
+    plug = {"driver": slot["type"], "id": "evil", **slot["props"]}
+    refused(qmp, "system memory", "device_add", {"memory": window, **plug})
+    qmp.execute("device_add", **plug)  # the same CPU with the machine's memory is fine
+    assert qmp.execute("query-cpc")["gvcpus"] == 2
+
+
+def section(name: str, body: bytes, kind: int = 4) -> bytes:
+    """A section of QEMU's stream: type, id, name, instance, version, body, footer."""
+    number = 77
+    head = bytes([kind]) + struct.pack(">I", number) + bytes([len(name)]) + name.encode()
+    return head + struct.pack(">II", 0, 1) + body + b"\x7e" + struct.pack(">I", number)
+
+
+HEAD = struct.pack(">II", 0x5145564D, 3)
+RAM = section("ram", struct.pack(">Q", 0x5000000 | 8) + b"\4ram0" + bytes(4096), kind=1)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "no device state"),
+        (b"\xff" * 64, "no device state"),
+        (HEAD, "another type|cut short"),
+        (HEAD + b"\0", "cut short"),
+        (HEAD + RAM, "another type"),
+        (HEAD + section("ram", bytes(8)), "no device here"),
+        (HEAD + section("cpu", bytes(64)), "no device here"),
+        (HEAD + section("globalstate", bytes(64)), "no device here"),
+        (HEAD + section("nonesuch", bytes(8)), "no device here"),
+        (HEAD + section("mc146818rtc", bytes(3)), "does not load|version"),
+        (HEAD + b"\x08" + bytes(32), "another type"),
+    ],
+)
+def test_device_state_is_devices(
+    start: Callable[..., Qmp], tmp_path: Path, data: bytes, why: str
+) -> None:
+    qmp, file = start(incoming=True), tmp_path / "state"
+    file.write_bytes(data)
+    refused(qmp, why, "cpc-load-device-state", {"filename": str(file)})
+    refused(qmp, "already", "cpc-load-device-state", {"filename": str(file)})
+    assert qmp.execute("query-cpc")["frozen"] is True
+
+
+def test_device_state_is_for_the_frozen(start: Callable[..., Qmp], tmp_path: Path) -> None:
+    qmp = start()
+    refused(qmp, "frozen", "cpc-save-device-state")
+    file = tmp_path / "state"
+    file.write_bytes(base64.b64decode(b"AAAA"))
+    refused(qmp, "incoming", "cpc-load-device-state", {"filename": str(file)})
+
+
+def test_an_incoming_guest_does_not_run(start: Callable[..., Qmp]) -> None:
+    qmp = start(incoming=True)
+    refused(qmp, "frozen", "cont")
+    qmp.execute("system_reset")
+    refused(qmp, "frozen", "cont")
+    assert qmp.execute("query-status")["running"] is False
+
+
+def test_an_unplugged_rom_is_forgotten(start: Callable[..., Qmp]) -> None:
+    """The dirty log once read through the freed block of a device's ROM."""
+    qmp = start(machine="pc", kernel=None, initrd=None, append=None)
+    before = len(qmp.execute("query-cpc")["regions"])
+    qmp.execute("device_add", driver="virtio-rng-pci", id="n", romfile="efi-virtio.rom")
+    assert len(qmp.execute("query-cpc")["regions"]) == before + 1
+    qmp.execute("cpc-dirty-log", enable=True)
+    qmp.execute("device_del", id="n")
+    qmp.execute("system_reset")  # ejects it
+    qmp.wait_event(lambda event: event["event"] == "DEVICE_DELETED", 20)
+    qmp.execute("cpc-dirty-sync")
+    assert len(qmp.execute("query-cpc")["regions"]) == before
