@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cpcctl.errors import CpcError, ExitCode
@@ -55,6 +55,7 @@ class DestinationFacts:
 
     memory_needed, memory_available: bytes, everything included.
     disks: path to "" when it is the same file, else what is wrong.
+    nics: what is wrong with a name of --nic, or with a tap on this host.
     machines: names its QEMU knows; missing_commands: of ours that it lacks.
     """
 
@@ -70,6 +71,7 @@ class DestinationFacts:
     cpu: tuple[str, ...]
     disks: dict[str, str]
     files: dict[str, str]
+    nics: dict[str, str] = field(default_factory=dict)
 
 
 def source_checks(
@@ -184,6 +186,12 @@ def destination_checks(spec: VmSpec, there: SourceFacts, here: DestinationFacts)
             f"put the file on {here.host}",
         ),
         Check(
+            "nics",
+            not here.nics,
+            "; ".join(f"{name}: {why}" for name, why in here.nics.items()),
+            f"make the tap on {here.host}, or name another one: cpcctl receive --nic NAME=TAP",
+        ),
+        Check(
             "platform",
             there.platform == here.platform,
             f"{there.host} is {there.platform}, {here.host} is {here.platform}",
@@ -197,6 +205,38 @@ def destination_checks(spec: VmSpec, there: SourceFacts, here: DestinationFacts)
             "make firmware on both hosts, and restart the VM",
         ),
     ]
+
+
+def nic_problems(spec: VmSpec, taps: dict[str, str], present: Iterable[str]) -> dict[str, str]:
+    """What is wrong with the VM's network on the destination; empty when nothing is.
+
+    taps: --nic of receive. present: network devices of that host.
+    """
+    fitted = fit_taps(spec, taps)
+    cards = {f"net{i}": nic.tap for i, nic in enumerate(spec.nics) if nic.tap is not None}
+    known = {*cards, *cards.values()}
+    words = ", ".join(f"{name} (tap {tap})" for name, tap in cards.items()) or "none"
+    found = {
+        name: f"no network device of VM {spec.name} on a tap has this name; it has {words}"
+        for name in taps
+        if name not in known
+    }
+    exist = set(present)
+    for nic in fitted.nics:
+        if nic.tap is not None and nic.tap not in exist:
+            found[nic.tap] = "there is no such network device"
+    return found
+
+
+def fit_taps(spec: VmSpec, taps: dict[str, str]) -> VmSpec:
+    """The VM with the taps it has on the destination, as --nic of receive says."""
+    nics = tuple(
+        replace(nic, tap=taps.get(f"net{index}", taps.get(nic.tap, nic.tap)))
+        if nic.tap is not None
+        else nic
+        for index, nic in enumerate(spec.nics)
+    )
+    return replace(spec, nics=nics)
 
 
 def refusal(checks: Iterable[Check], host: str) -> CpcError | None:

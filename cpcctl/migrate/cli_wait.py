@@ -14,15 +14,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
-    """Follow a job to its end; its result, its error and its exit code."""
+    """Follow a job to its end; its result, its error and its exit code.
+
+    75 when nobody runs the job any more: it has not ended, and can be resumed.
+    """
     from cpcctl.errors import CpcError, ExitCode
     from cpcctl.migrate import follow
 
     record = follow.follow(ctx, args.id)
     if record.state == "running":
         raise CpcError(
-            f"the controller of job {record.id} has died in phase {record.phase}",
-            exit_code=ExitCode.UNPROVEN,
+            f"job {record.id} lost its controller in phase {record.phase}; it has not ended",
+            exit_code=ExitCode.BUSY,
             host=record.host,
             hint=f"cpcctl job resume {record.id}",
         )

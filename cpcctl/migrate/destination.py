@@ -13,7 +13,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from cpcctl import abi
 from cpcctl.config.settings import Settings
@@ -35,6 +34,7 @@ from cpcctl.vm.spec import VmSpec
 STREAM_SECONDS = 30.0
 RECV_SECONDS = 24 * 3600.0
 COMPLETE_LOOK = 0.25
+GONE_SECONDS = 2.0
 
 
 class Destination:
@@ -51,6 +51,8 @@ class Destination:
         self.lock: VmLock | None = None
         self.streams: Streams | None = None
         self.fact = DestinationFact.NOTHING
+        # Until PREPARE has been called nothing can have been committed.
+        self.prepared = False
         self.finished = threading.Event()
         self.error: CpcError | None = None
         self._recvs: list[object] = []
@@ -83,8 +85,12 @@ class Destination:
                 exit_code=ExitCode.REFUSED,
                 cause=f"{type(error).__name__}: {error}",
             ) from error
-        except rpc.LinkLost as error:
-            raise CpcError(str(error), host=self.settings.host) from error
+        except QmpGone as error:
+            # A process that was killed closes its sockets before it is gone.
+            deadline = time.monotonic() + GONE_SECONDS
+            while self.dead() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            raise self.dead() or error from error
 
     # ---- before anything is sent ----------------------------------------------
 
@@ -101,7 +107,7 @@ class Destination:
         spec = specs.read(params["spec"], "the VM that the source sends")
         source = facts.read_source(params["source"])
         orphan = leftover.removable(self.settings, spec.name)
-        here = facts.of_destination(self.settings, spec, source, orphan)
+        here = facts.of_destination(self.settings, spec, source, self.taps, orphan)
         return spec, checks.destination_checks(spec, source, here)
 
     def _prepare(self, params: rpc.Params) -> rpc.Params:
@@ -121,7 +127,7 @@ class Destination:
             self.job.record.data["launched"] = spec.name
             self.job.phase("prepare")
             vm = lifecycle.start(
-                self.settings, self._fitted(spec), incoming=True, lock=lock
+                self.settings, checks.fit_taps(spec, self.taps), incoming=True, lock=lock
             )
             self.side = Side.attach(vm)
         except BaseException:
@@ -132,16 +138,6 @@ class Destination:
         self.fact = DestinationFact.RECEIVING
         hold.at("there-launched")
         return {"hvcpus": len(self.side.hvcpus)}
-
-    def _fitted(self, spec: VmSpec) -> VmSpec:
-        """Network devices have other names here when --nic says so."""
-        nics = tuple(
-            replace(nic, tap=self.taps.get(f"net{index}", self.taps.get(nic.tap, nic.tap)))
-            if nic.tap is not None
-            else nic
-            for index, nic in enumerate(spec.nics)
-        )
-        return replace(spec, nics=nics)
 
     def _handshake(self, params: rpc.Params) -> rpc.Params:
         side, suites = self._side(), params["suites"]
@@ -189,6 +185,7 @@ class Destination:
 
     def _watch(self, _: rpc.Params) -> rpc.Params:
         """Fails with the cause when a stream has failed."""
+        self._check_alive()
         streams = self._streams()
         streams.check()
         for call in (self._connected, *self._recvs):
@@ -196,15 +193,32 @@ class Destination:
                 call.result()  # type: ignore[attr-defined]
         return {"bytes": streams.bytes_moved}
 
+    def dead(self) -> CpcError | None:
+        """What to say when QEMU here has died."""
+        side = self.side
+        if side is None or side.vm.alive:
+            return None
+        return CpcError(
+            f"QEMU of VM {side.vm.name} died on {self.settings.host}",
+            host=self.settings.host,
+            hint=f"look at {side.vm.paths.log} and at the kernel's log",
+        )
+
+    def _check_alive(self) -> None:
+        error = self.dead()
+        if error is not None:
+            raise error
+
     # ---- the handover ----------------------------------------------------------
 
     def _complete(self, params: rpc.Params) -> rpc.Params:
         devices = check_device_state(params["devices"])
         side, streams = self._side(), self._streams()
-        streams.wait(self._recvs, lambda: None, COMPLETE_LOOK)  # type: ignore[arg-type]
+        streams.wait(self._recvs, self._check_alive, COMPLETE_LOOK)  # type: ignore[arg-type]
         hold.at("there-received")
         side.load_devices(devices)
         side.disks(True)
+        self.prepared = True
         token = session.prepare(side.main)
         self.fact = DestinationFact.PREPARED
         return {"token": _text(token)}
@@ -267,7 +281,8 @@ class Destination:
 
     def _abort(self, params: rpc.Params) -> rpc.Params:
         words = str(params.get("reason", "the source cancelled the migration"))[:512]
-        token = self.give_up(CpcError(words, host=self.job.record.data.get("source")))
+        reason = CpcError(words, host=self.job.record.data.get("source"))
+        token = self.give_up(self.dead() or reason)
         self.finished.set()
         return {"token": _text(token)}
 

@@ -14,6 +14,7 @@ from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host import find
 from cpcctl.host.qmp import Qmp, QmpError
 from cpcctl.host.state import Folders
+from cpcctl.migrate import checks
 from cpcctl.migrate.checks import DestinationFacts, SourceFacts
 from cpcctl.migrate.side import Side
 from cpcctl.vm import command, lifecycle
@@ -62,10 +63,15 @@ def read_source(document: object) -> SourceFacts:
 
 
 def of_destination(
-    settings: Settings, spec: VmSpec, source: SourceFacts, ours_to_remove: bool
+    settings: Settings,
+    spec: VmSpec,
+    source: SourceFacts,
+    taps: dict[str, str],
+    ours_to_remove: bool,
 ) -> DestinationFacts:
     """What this host can offer.
 
+    taps: --nic of receive.
     ours_to_remove: what has the VM's name here is the leftover of a receive
     that lost its controller and never ran.
     """
@@ -93,7 +99,16 @@ def of_destination(
             for path in (spec.kernel, spec.initrd, spec.uefi_code, spec.uefi_vars)
             if path is not None
         },
+        nics=checks.nic_problems(spec, taps, network_devices()),
     )
+
+
+def network_devices() -> list[str]:
+    """Names of this host's network devices."""
+    try:
+        return os.listdir("/sys/class/net")
+    except OSError:
+        return []
 
 
 def cpu_features(qmp: Qmp, model: str) -> tuple[str, ...]:

@@ -127,6 +127,7 @@ def describe(result: dict[str, Any]) -> str:
         ("moved", f"{result['vm']} from {result['source']} to {result['destination']}"),
         ("total", _seconds(result["total_seconds"])),
         ("downtime", _seconds(result["downtime_seconds"])),
+        *_paused(result["paused_seconds"]),
         ("sent", f"{size(result['bytes_sent'])} over {result['streams']} stream(s)"),
         ("cipher", result["suite"]),
     ]
@@ -142,6 +143,12 @@ def describe(result: dict[str, Any]) -> str:
             )
         )
     return "\n".join([pairs(items), NOT_ATTESTED, PROTECTION["plain"]])
+
+
+def _paused(seconds: float) -> list[tuple[str, object]]:
+    if not seconds:
+        return []
+    return [("paused", f"{_seconds(seconds)} of the downtime, by --on-timeout pause")]
 
 
 def _seconds(value: float | None) -> str:

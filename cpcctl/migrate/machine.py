@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
+from cpcctl import abi
 from cpcctl.errors import ExitCode
 
 
@@ -150,6 +151,24 @@ class Step(Enum):
     NOTHING = "nothing to do"
     LOST = "proven lost"
     UNPROVEN = "not proven"
+
+
+def source_fact(phase: int, role: int, *, ours: bool) -> SourceFact:
+    """What QUERY on the source means for one job. phase: abi.PHASE_*, role: abi.ROLE_*.
+
+    ours: the session is the one that this job opened. A guest that arrived here
+    by an earlier migration runs with the session it arrived in: its firmware is
+    in RUNNING as *destination*, and no migration away from here is open.
+    """
+    if phase == abi.PHASE_NONE:
+        return SourceFact.RELEASED
+    if role != abi.ROLE_SOURCE:
+        return SourceFact.RELEASED if phase == abi.PHASE_RUNNING else SourceFact.UNKNOWN
+    if phase == abi.PHASE_COMMITTED:
+        return SourceFact.COMMITTED if ours else SourceFact.UNKNOWN
+    if phase == abi.PHASE_RUNNING:
+        return SourceFact.TOLD if ours else SourceFact.UNKNOWN
+    return SourceFact.HOLDS
 
 
 def settle(source: SourceFact, destination: DestinationFact, *, commit_token: bool) -> Step:

@@ -9,6 +9,8 @@ import json
 import secrets
 import signal
 import socket
+import ssl
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from cpcctl.migrate.side import Side
 from cpcctl.vm import lifecycle
 
 WILDCARDS = ("0.0.0.0", "::")
+LOOK_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def resume(ctx: Context, job: Job) -> int:
         destination.refresh()
     elif data.get("abort"):
         destination.fact = DestinationFact.ABORTED
+    destination.prepared = True  # it may have been; a source may need the answer
     job.phase("wait")
     return _end(ctx, job, destination, wishes, wishes.grace)
 
@@ -114,9 +118,12 @@ def _serve(destination: Destination, wishes: Wishes, wait: float | None) -> None
     """Serve one source after the other until the guest is settled."""
     while not destination.finished.is_set():
         try:
-            link, peer = destination.listener.control(wait)
+            link, peer = _next_source(destination, wait)
         except TimeoutError:
             _abandon(destination, _lonely(destination, wishes))
+            return
+        except _NothingToWaitFor as over:
+            destination.give_up(over.error)
             return
         destination.job.record.data["peer"] = peer
         try:
@@ -128,6 +135,29 @@ def _serve(destination: Destination, wishes: Wishes, wait: float | None) -> None
                 link.close()
         if destination.side is not None or destination.fact is not DestinationFact.NOTHING:
             wait = wishes.grace
+
+
+class _NothingToWaitFor(Exception):
+    """The guest that was arriving can never run here: no source needs to come back."""
+
+    def __init__(self, error: CpcError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+def _next_source(destination: Destination, wait: float | None) -> tuple[ssl.SSLSocket, str]:
+    """As Listener.control; :raise _NothingToWaitFor: QEMU died before anything was final."""
+    deadline = None if wait is None else time.monotonic() + wait
+    while True:
+        error = None if destination.prepared else destination.dead()
+        if error is not None:
+            raise _NothingToWaitFor(error)
+        rest = LOOK_SECONDS if deadline is None else deadline - time.monotonic()
+        try:
+            return destination.listener.control(min(LOOK_SECONDS, max(0.0, rest)))
+        except TimeoutError:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise
 
 
 def _abandon(destination: Destination, error: CpcError) -> None:

@@ -65,8 +65,7 @@ def recover(settings: Settings, job_id: str) -> Record:
             if failure is not None:
                 worker.end(job, failure)
             else:
-                worker.leave(settings, source)
-                worker.arrived(job, source)
+                worker.depart(settings, job, source)
         finally:
             source.close()
     return store.load(job_id)

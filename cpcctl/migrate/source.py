@@ -57,7 +57,10 @@ class Source:
         self.device_bytes = 0
         self.host = ticket.address
         self.clock_offset = 0.0
+        # Wall clock of this host. The guest stands still from the first of them.
+        self.paused_at: float | None = None
         self.frozen_at = 0.0
+        self.entered = self.begin
         self.downtime: float | None = None
         self.total: float | None = None
         self.suite = 0
@@ -78,6 +81,7 @@ class Source:
     def enter(self, phase: Phase) -> None:
         """Note the phase in the job file, then be in it."""
         self.job.phase(phase.word)
+        self.entered = time.monotonic()
         self.phase = phase
         hold.at(phase.word)
 
@@ -93,6 +97,7 @@ class Source:
         plan = decide(self.phase, event, pause_on_timeout=self.options.pause_on_timeout)
         if Action.PAUSE_GUEST in plan.actions:
             # Nothing gets dirty any more, so the next round is the last one.
+            self.paused_at = time.time()
             self.side.qmp.execute("stop")
             self.paused = True
         elif Action.IGNORE not in plan.actions:
@@ -158,7 +163,10 @@ class Source:
         ours = session.accept(self.side.main, _bytes(answer["hello"]))
         session.confirm(self.side.main, _bytes(answer["confirmation"]))
         answer = self.call("confirm", {"confirmation": _text(ours), "streams": count})
-        self.suite = self.side.query().suite
+        opened = self.side.query()
+        self.suite = opened.suite
+        # Only a job that finds this session again may think that it was given away.
+        self.job.record.data["session"] = opened.session.hex()
         bucket = Bucket(self.options.bandwidth, time.monotonic())
         pumps = []
         for stream, token in enumerate(answer["tokens"]):
@@ -283,27 +291,39 @@ class Source:
         answer = self.call("run", {"token": _text(commit)})
         self.total = time.monotonic() - self.accepted
         self.job.phase(Phase.RUN.word)
+        self.entered = time.monotonic()
         released = float(answer["released_at"]) - self.clock_offset
         if self.frozen_at:
-            self.downtime = max(0.0, released - self.frozen_at)
+            begin = self.frozen_at if self.paused_at is None else self.paused_at
+            self.downtime = max(0.0, released - begin)
         session.finish(self.side.main, _bytes(answer["token"]))
         self.phase = Phase.FINISHED
 
     def result(self) -> dict[str, object]:
-        """What `migrate` reports when it went well."""
+        """What `migrate` reports when it went well.
+
+        downtime_seconds counts from the freeze or, when --on-timeout pause
+        stopped the guest before, from there; paused_seconds is that part of it.
+        """
         moved = self.streams.bytes_moved if self.streams else 0
+        last = time.monotonic() - self.entered  # of the phase that ends with this
+        paused = 0.0 if self.paused_at is None else self.frozen_at - self.paused_at
         return {
             "vm": self.side.vm.name,
             "source": self.side.vm.host,
             "destination": self.host,
             "phases": [
-                {"name": entry["name"], "seconds": entry["seconds"]}
+                {
+                    "name": entry["name"],
+                    "seconds": _rounded(last if entry["seconds"] is None else entry["seconds"]),
+                }
                 for entry in self.job.record.phases
             ],
             "rounds": [asdict(entry) for entry in self.rounds],
             "streams": self.streams.count if self.streams else 0,
             "total_seconds": _rounded(self.total),
             "downtime_seconds": _rounded(self.downtime),
+            "paused_seconds": _rounded(paused),
             "bytes_sent": moved + self.device_bytes,
             "suite": SUITE_NAMES.get(self.suite, "unknown"),
             "peer_attested": False,

@@ -9,11 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from cpcctl.errors import CpcError
-from cpcctl.link.pump import Pump
-from cpcctl.link.rpc import LinkLost
+from cpcctl.link.pump import Pump, Receiver
 
 T = TypeVar("T")
 PumpT = TypeVar("PumpT", bound=Pump)
+
+
+class StreamBroke(CpcError):
+    """A data stream ended too early; the other host may know why, and be well."""
 
 
 class Streams:
@@ -62,12 +65,14 @@ class Streams:
         return [call.result() for call in calls]
 
     def check(self) -> None:
-        """:raise LinkLost: a data stream broke. :raise CpcError: its ring did."""
+        """:raise StreamBroke: a data stream did. :raise CpcError: its ring did."""
         for pump in self.pumps:
             if isinstance(pump.error, CpcError):
                 raise pump.error
             if pump.error is not None:
-                raise LinkLost(f"a data stream broke: {pump.error}") from pump.error
+                raise StreamBroke(f"a data stream broke: {pump.error}") from pump.error
+            if isinstance(pump, Receiver) and pump.starved:
+                raise StreamBroke("the source closed a data stream before its end")
 
     @property
     def bytes_moved(self) -> int:

@@ -7,7 +7,6 @@ import base64
 import contextlib
 import time
 
-from cpcctl import abi
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.qmp import QmpError, QmpGone
 from cpcctl.link import rpc
@@ -20,19 +19,24 @@ from cpcctl.migrate.machine import (
     Step,
     decide,
     settle,
+    source_fact,
 )
 from cpcctl.migrate.side import Side
 from cpcctl.migrate.source import Source, Stop
+from cpcctl.migrate.streams import StreamBroke
 
 # The destination may hold the disks until it gives up; see --grace of receive.
 DISK_SECONDS = 90.0
 RECONNECT_SECONDS = 20.0
+DEATH_SECONDS = 2.0
 
 
 def classify(error: Exception, side: Side) -> Event:
     """Which event an exception of Source.run means."""
     if isinstance(error, Stop):
         return error.event
+    if isinstance(error, QmpGone):
+        _let_it_die(side)
     if not side.vm.alive:
         return Event.QEMU_DEAD
     if isinstance(error, rpc.RemoteError):
@@ -45,11 +49,31 @@ def classify(error: Exception, side: Side) -> Event:
     return Event.FAILURE
 
 
+def _let_it_die(side: Side) -> None:
+    """A process that was killed closes its sockets before it is gone."""
+    side.vm.process.wait_gone(DEATH_SECONDS)
+
+
+def why_broken(source: Source, error: StreamBroke) -> Exception:
+    """A data stream broke: what the destination says of it, if it can be asked."""
+    if not source.side.vm.alive:
+        return error
+    try:
+        source.call("watch")
+    except rpc.RemoteError as told:
+        return told
+    except rpc.LinkLost as lost:
+        return lost
+    return error
+
+
 def handle(source: Source, error: Exception) -> CpcError | None:
     """Bring the guest to one side; the error to report, None when it moved after all.
 
     The returned error's exit code says where the guest is.
     """
+    if isinstance(error, StreamBroke):
+        error = why_broken(source, error)
     event = classify(error, source.side)
     plan = decide(source.phase, event)
     if source.streams is not None:
@@ -122,7 +146,7 @@ def settle_now(source: Source, cause: CpcError) -> CpcError | None:
     deadline = time.monotonic() + RECONNECT_SECONDS
     while time.monotonic() < deadline:
         fact, token = ask_destination(source)
-        ours = ask_source(source.side)
+        ours = ask_source(source)
         step = settle(ours, fact, commit_token="commit" in source.job.record.data)
         try:
             if step is Step.ASK_ABORT:
@@ -148,7 +172,7 @@ def take(source: Source, step: Step, token: bytes, cause: CpcError) -> CpcError 
         return cause
     if step is Step.NOTHING:
         if side.info()["frozen"]:
-            resume(side, b"")
+            return _unproven(source, cause, CpcError("no migration is open, yet it is frozen"))
         cause.exit_code = ExitCode.FAILED
         cause.message += f"; VM {name} runs on {side.vm.host}"
         return cause
@@ -170,6 +194,8 @@ def give_away_again(source: Source) -> None:
     """COMMIT and RUN may be repeated for the same destination."""
     data = source.job.record.data
     if "commit" not in data:
+        if "prepared" not in data:
+            raise CpcError("this job never came to the point where it gives the guest away")
         from cpcctl.migrate import session
 
         prepared = base64.b64decode(data["prepared"])
@@ -183,22 +209,21 @@ def give_away_again(source: Source) -> None:
         source.phase = Phase.FINISHED
 
 
-def ask_source(side: Side) -> SourceFact:
-    """What the source's firmware says."""
+def ask_source(source: Source) -> SourceFact:
+    """What the source's firmware says of this job's session."""
+    side = source.side
     if not side.vm.alive:
         return SourceFact.DEAD
     try:
         side.settle_calls()
-        phase = side.query().phase
+        found = side.query()
     except QmpGone:
+        _let_it_die(side)
         return SourceFact.UNKNOWN if side.vm.alive else SourceFact.DEAD
     except CpcError:
         return SourceFact.UNKNOWN
-    if phase == abi.PHASE_NONE:
-        return SourceFact.RELEASED
-    if phase == abi.PHASE_COMMITTED:
-        return SourceFact.COMMITTED
-    return SourceFact.TOLD if phase == abi.PHASE_RUNNING else SourceFact.HOLDS
+    ours = source.job.record.data.get("session") == found.session.hex()
+    return source_fact(found.phase, found.role, ours=ours)
 
 
 def ask_destination(source: Source) -> tuple[DestinationFact, bytes]:
@@ -255,7 +280,7 @@ def _unproven(source: Source, cause: CpcError, trouble: Exception | None) -> Cpc
 
 def settle_orphan(source: Source, cause: CpcError) -> CpcError | None:
     """A job whose controller died: what it wrote last and the firmware decide. As handle()."""
-    ours = ask_source(source.side)
+    ours = ask_source(source)
     if ours in (SourceFact.HOLDS, SourceFact.RELEASED):
         # The destination is told if it can be reached; else its grace ends it.
         with contextlib.suppress(CpcError, rpc.LinkLost, OSError):

@@ -44,9 +44,7 @@ def run(settings: Settings, job: Job) -> ExitCode:
         failure = drive(source)
         if failure is not None:
             return end(job, failure)
-        leave(settings, source)
-        arrived(job, source)
-        return ExitCode.OK
+        return depart(settings, job, source)
     finally:
         source.close()
 
@@ -67,9 +65,23 @@ def drive(source: Source) -> CpcError | None:
         return trouble.handle(source, error)
 
 
+def depart(settings: Settings, job: Job, source: Source) -> ExitCode:
+    """End a job whose guest runs on the destination."""
+    try:
+        leave(settings, source)
+    except CpcError as error:
+        return end(job, error)
+    arrived(job, source)
+    return ExitCode.OK
+
+
 def leave(settings: Settings, source: Source) -> None:
-    """The guest runs on the destination: end QEMU here and remove its files."""
+    """The guest runs on the destination: end QEMU here and remove its files.
+
+    :raise CpcError: (5) QEMU here is not frozen, so the guest may run in it.
+    """
     assert source.phase is Phase.FINISHED
+    _check_frozen(source)
     # If it cannot hear, the destination ends by itself; the guest is there.
     with contextlib.suppress(rpc.LinkLost, CpcError):
         source.call("done")
@@ -77,6 +89,26 @@ def leave(settings: Settings, source: Source) -> None:
         source.streams.stop()
     source.side.close()
     lifecycle.discard(settings, source.side.vm.name)
+
+
+def _check_frozen(source: Source) -> None:
+    """A guest that was given away is frozen for ever; whatever else runs is not ended."""
+    vm = source.side.vm
+    try:
+        if not vm.alive or source.side.info()["frozen"]:
+            return
+        cause = "QEMU is not frozen, as it must be when the guest was given away"
+    except CpcError as error:
+        if not vm.alive:
+            return
+        cause = error.cause or error.message
+    raise CpcError(
+        f"VM {vm.name} was not removed from {vm.host}: that it moved is not proven",
+        exit_code=ExitCode.UNPROVEN,
+        host=vm.host,
+        cause=cause,
+        hint=f"cpcctl vm status {vm.name}, on both hosts",
+    )
 
 
 def arrived(job: Job, source: Source) -> None:

@@ -11,7 +11,7 @@ import pytest
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.migrate import checks, facts
 from cpcctl.migrate.checks import DestinationFacts, SourceFacts
-from cpcctl.vm.spec import VmSpec
+from cpcctl.vm.spec import Nic, VmSpec
 
 SPEC = VmSpec(name="t", memory=1 << 30, machine="pc-q35-10.0")
 THERE = SourceFacts("host-a", "plain", 1, "0.1.0", 1 << 30, ("aes", "avx2"), {"/d": "mark"})
@@ -104,3 +104,30 @@ def test_nonsense_facts(key: str, value: object) -> None:
     assert caught.value.exit_code is ExitCode.REFUSED
     with pytest.raises(CpcError):
         facts.read_source([])
+
+
+NETWORK = replace(SPEC, nics=(Nic("tap", "tap0"), Nic(), Nic("tap", "tap1")))
+
+
+@pytest.mark.parametrize(
+    ("taps", "present", "wrong"),
+    [
+        ({}, ["tap0", "tap1"], []),
+        ({}, ["tap0"], ["tap1"]),
+        ({"net0": "t8", "tap1": "t9"}, ["t8", "t9"], []),
+        ({"net0": "t8"}, ["tap0", "tap1"], ["t8"]),
+        ({"net1": "t8"}, ["tap0", "tap1", "t8"], ["net1"]),
+        ({"net3": "t8"}, ["tap0", "tap1", "t8"], ["net3"]),
+        ({"eth0": "t8"}, ["tap0", "tap1", "t8"], ["eth0"]),
+    ],
+)
+def test_nics(taps: dict[str, str], present: list[str], wrong: list[str]) -> None:
+    found = checks.nic_problems(NETWORK, taps, present)
+    assert list(found) == wrong
+    here = replace(HERE, nics=found)
+    assert failed(checks.destination_checks(NETWORK, THERE, here)) == (["nics"] if wrong else [])
+
+
+def test_taps_are_fitted_to_the_destination() -> None:
+    fitted = checks.fit_taps(NETWORK, {"net0": "t8", "tap1": "t9"})
+    assert [nic.tap for nic in fitted.nics] == ["t8", None, "t9"]

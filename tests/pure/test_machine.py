@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 
+from cpcctl import abi
 from cpcctl.errors import ExitCode
 from cpcctl.migrate.machine import (
     Action,
@@ -17,6 +18,7 @@ from cpcctl.migrate.machine import (
     Step,
     decide,
     settle,
+    source_fact,
 )
 
 BEFORE = [p for p in Phase if Phase.HANDSHAKE <= p < Phase.COMMIT]
@@ -146,3 +148,38 @@ def test_settle(
     source: SourceFact, destination: DestinationFact, token: bool, step: Step
 ) -> None:
     assert settle(source, destination, commit_token=token) is step
+
+
+PHASES = range(abi.PHASE_NONE, abi.PHASE_FAILED + 1)
+
+
+def test_only_our_own_session_as_source_can_have_given_the_guest_away() -> None:
+    """TOLD ends in the removal of QEMU here: nothing else may lead to it."""
+    for phase, role, ours in itertools.product(
+        PHASES, (0, abi.ROLE_SOURCE, abi.ROLE_DESTINATION), (False, True)
+    ):
+        fact = source_fact(phase, role, ours=ours)
+        told = (phase, role, ours) == (abi.PHASE_RUNNING, abi.ROLE_SOURCE, True)
+        assert (fact is SourceFact.TOLD) == told
+        for destination in DestinationFact:
+            removes = settle(fact, destination, commit_token=True) is Step.CLEAN_SOURCE
+            assert removes == told
+
+
+@pytest.mark.parametrize(
+    ("phase", "role", "ours", "fact"),
+    [
+        (abi.PHASE_NONE, 0, False, SourceFact.RELEASED),
+        (abi.PHASE_RUNNING, abi.ROLE_DESTINATION, False, SourceFact.RELEASED),
+        (abi.PHASE_RUNNING, abi.ROLE_DESTINATION, True, SourceFact.RELEASED),
+        (abi.PHASE_PREPARED, abi.ROLE_DESTINATION, False, SourceFact.UNKNOWN),
+        (abi.PHASE_OPEN, abi.ROLE_SOURCE, False, SourceFact.HOLDS),
+        (abi.PHASE_STREAMING, abi.ROLE_SOURCE, True, SourceFact.HOLDS),
+        (abi.PHASE_FAILED, abi.ROLE_SOURCE, True, SourceFact.HOLDS),
+        (abi.PHASE_COMMITTED, abi.ROLE_SOURCE, True, SourceFact.COMMITTED),
+        (abi.PHASE_COMMITTED, abi.ROLE_SOURCE, False, SourceFact.UNKNOWN),
+        (abi.PHASE_RUNNING, abi.ROLE_SOURCE, False, SourceFact.UNKNOWN),
+    ],
+)
+def test_source_fact(phase: int, role: int, ours: bool, fact: SourceFact) -> None:
+    assert source_fact(phase, role, ours=ours) is fact

@@ -162,6 +162,11 @@ class Pair:
 
         return int(until(found, "the worker"))
 
+    def copying(self) -> bool:
+        """The newest migration moves bytes."""
+        jobs = self.a.jobs("migrate")
+        return bool(jobs and jobs[-1]["phase"] == "copy" and jobs[-1]["progress"].get("bytes_sent"))
+
     def check_one_side(self, name: str, side: str) -> None:
         """The guest runs on exactly that side."""
         states = {"a": self.a.vm_state(name), "b": self.b.vm_state(name)}
@@ -174,6 +179,13 @@ class Pair:
         finish(self.migrate(name, ticket), 0)
         finish(receive, 0)
         self.check_one_side(name, "b")
+
+    def hopped(self, name: str = "t") -> str:
+        """Start a guest that has been migrated once; the host it came from is b now."""
+        self.vm(name)
+        self.check_next_try(name)
+        self.a, self.b = self.b, self.a
+        return name
 
     def close(self) -> None:
         """End every process of ours and remove the folder."""

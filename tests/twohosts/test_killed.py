@@ -14,9 +14,16 @@ BEFORE = ("preflight", "handshake", "copy", "freeze", "commit")
 THERE = ("there-launched", "there-connected", "there-received")
 
 
-@pytest.mark.parametrize("phase", [*BEFORE, "run"])
-def test_worker_killed_front_end_recovers(pair: Pair, phase: str) -> None:
-    name = pair.vm()
+@pytest.mark.parametrize(
+    ("phase", "hopped"),
+    [
+        *((phase, False) for phase in [*BEFORE, "run"]),
+        *((phase, True) for phase in ("preflight", "handshake", "copy", "commit", "run")),
+    ],
+)
+def test_worker_killed_front_end_recovers(pair: Pair, phase: str, hopped: bool) -> None:
+    """hopped: it arrived here by a migration, and its firmware remembers that."""
+    name = pair.hopped() if hopped else pair.vm()
     receive, ticket = pair.receive()
     process = pair.migrate(name, ticket, stop_at=phase)
     worker = pair.worker()
@@ -27,7 +34,7 @@ def test_worker_killed_front_end_recovers(pair: Pair, phase: str) -> None:
         finish(receive, 0)
         pair.check_one_side(name, "b")
         return
-    assert "runs on host-a" in done.stderr
+    assert f"runs on {pair.a.name}" in done.stderr
     if phase in ("preflight", "handshake"):
         receive.terminate()  # it was asked for nothing yet and waits on
     finish(receive, None)
@@ -51,22 +58,28 @@ def test_both_killed_job_resume(pair: Pair, phase: str) -> None:
     assert f"cpcctl job resume {job}" in blocked.stderr
     assert f"cpcctl job resume {job}" in pair.a.run("vm", "status", name).stderr
     assert f"cpcctl job resume {job}" in pair.a.run("vm", "stop", name, expect=75).stderr
+    waited = pair.a.run("job", "wait", job, expect=75)
+    assert "lost its controller" in waited.stderr
+    assert f"cpcctl job resume {job}" in waited.stderr
     done = pair.a.run("job", "resume", job, expect=0 if phase == "run" else 1)
     finish(receive, 0 if phase == "run" else None)
     pair.check_one_side(name, "b" if phase == "run" else "a")
     assert phase == "run" or "runs on host-a" in done.stderr
 
 
-@pytest.mark.parametrize("point", THERE)
-def test_receiver_killed_before_commit(pair: Pair, point: str) -> None:
-    name = pair.vm()
+@pytest.mark.parametrize(
+    ("point", "hopped"),
+    [*((point, False) for point in THERE), ("there-launched", True), ("there-connected", True)],
+)
+def test_receiver_killed_before_commit(pair: Pair, point: str, hopped: bool) -> None:
+    name = pair.hopped() if hopped else pair.vm()
     receive, ticket = pair.receive(stop_at=point)
     process = pair.migrate(name, ticket)
     wait_stopped(receive.pid)
     receive.kill()
     finish(receive, None)
     done = finish(process, 1)
-    assert "runs on host-a" in done.stderr
+    assert f"runs on {pair.a.name}" in done.stderr
     assert pair.a.vm_state(name) == "running"
     # The shell that was left there never ran; the next receive removes it.
     pair.check_next_try(name)
@@ -107,6 +120,35 @@ def test_destination_qemu_killed(pair: Pair, point: str) -> None:
     assert "host-b" in done.stderr
     finish(receive, 1)
     pair.check_one_side(name, "a")
+    pair.check_next_try(name)
+
+
+def test_destination_qemu_killed_in_mid_copy(pair: Pair) -> None:
+    """Both sides say what happened, and the long grace is in nobody's way."""
+    name = pair.vm()
+    receive, ticket = pair.receive("--grace", "60")
+    process = pair.migrate(name, ticket, "--bandwidth", "5")
+    until(lambda: pair.copying(), "bytes to move")
+    os.kill(pair.b.qemu_pid(name), signal.SIGKILL)
+    done = finish(process, 1)
+    assert f"QEMU of VM {name} died on host-b" in done.stderr
+    assert "cannot be reached" not in done.stderr
+    assert "runs on host-a" in done.stderr
+    pair.check_next_try(name)
+    assert f"QEMU of VM {name} died on host-b" in finish(receive, 1).stderr
+
+
+def test_destination_qemu_killed_while_the_source_is_silent(pair: Pair) -> None:
+    """A receiver whose QEMU is dead before PREPARED has nothing to wait for."""
+    name = pair.vm()
+    receive, ticket = pair.receive("--grace", "80")
+    process = pair.migrate(name, ticket, stop_at="copy")
+    worker = pair.worker()
+    wait_stopped(worker)
+    os.kill(pair.b.qemu_pid(name), signal.SIGKILL)
+    assert f"QEMU of VM {name} died on host-b" in finish(receive, 1, 40).stderr
+    os.kill(worker, signal.SIGCONT)
+    assert "runs on host-a" in finish(process, 1).stderr
     pair.check_next_try(name)
 
 

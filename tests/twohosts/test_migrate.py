@@ -23,6 +23,9 @@ def test_there_and_back(pair: Pair) -> None:
     assert [p["name"] for p in result["phases"]] == [
         "preflight", "handshake", "copy", "freeze", "commit", "run",
     ]
+    assert all(p["seconds"] >= 0 for p in result["phases"]), result["phases"]
+    assert sum(p["seconds"] for p in result["phases"]) >= result["downtime_seconds"]
+    assert result["paused_seconds"] == 0
     pair.check_one_side(name, "b")
     pair.a, pair.b = pair.b, pair.a
     pair.check_next_try(name)
@@ -97,9 +100,24 @@ def test_timeout_pauses(pair: Pair) -> None:
     name = pair.vm()
     receive, ticket = pair.receive()
     options = ("--bandwidth", "20", "--timeout", "1", "--on-timeout", "pause")
-    finish(pair.migrate(name, ticket, *options), 0)
+    done = finish(pair.migrate(name, ticket, *options, "--format", "json"), 0)
     finish(receive, 0)
     pair.check_one_side(name, "b")
+    # The guest stood still from the stop on: nearly all that was copied was copied then.
+    result = json.loads(done.stdout)
+    copied = result["rounds"][0]["seconds"]
+    assert copied - 2 < result["paused_seconds"] < result["downtime_seconds"]
+    assert result["downtime_seconds"] < result["total_seconds"]
+
+
+def test_timeout_pauses_in_words(pair: Pair) -> None:
+    name = pair.vm()
+    receive, ticket = pair.receive()
+    options = ("--bandwidth", "20", "--timeout", "1", "--on-timeout", "pause")
+    done = finish(pair.migrate(name, ticket, *options), 0)
+    finish(receive, 0)
+    assert "of the downtime, by --on-timeout pause" in done.stdout
+    assert "not known" not in done.stdout
 
 
 def test_bandwidth_is_kept(pair: Pair) -> None:

@@ -119,6 +119,17 @@ def test_disks_come_back_after_an_abort(pair: Pair, tmp_path: Path, stop_at: str
     pair.check_next_try(name) if pair.a.vm_state(name) == "running" else pytest.fail("lost")
 
 
+def test_network_devices_there(pair: Pair) -> None:
+    """A name of --nic that is no card of the VM, and a tap that is not there."""
+    name = pair.vm()  # has no card on a tap
+    receive, ticket = pair.receive("--nic", "net7=lo")
+    done = finish(pair.migrate(name, ticket), 3)
+    assert "nics: net7: no network device of VM t on a tap has this name" in done.stderr
+    receive.terminate()
+    finish(receive, 143)
+    pair.check_next_try(name)
+
+
 def test_no_hvcpu(pair: Pair) -> None:
     name = pair.vm(hvcpus=0)
     receive, ticket = pair.receive()

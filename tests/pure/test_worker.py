@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of a migration on the source: only what was given away is removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cpcctl.config.settings import Settings
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.migrate import worker
+from cpcctl.migrate.machine import Phase
+from cpcctl.vm import lifecycle
+
+NOWHERE = Path("/nonexistent")
+SETTINGS = Settings(NOWHERE, NOWHERE, NOWHERE, None, None, None, "host-a", "text", "none")
+
+
+class Machine:
+    """A source whose QEMU may be frozen, running, hanging or dead."""
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+        self.phase = Phase.FINISHED
+        self.asked: list[str] = []
+        self.streams = None
+        self.side = self
+        self.vm = SimpleNamespace(name="t", host="host-a", alive=state != "dead")
+
+    def info(self) -> dict[str, bool]:
+        if self.state == "hangs":
+            raise CpcError("it does not answer")
+        return {"frozen": self.state == "frozen"}
+
+    def call(self, method: str) -> None:
+        self.asked.append(method)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def discarded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    names: list[str] = []
+    monkeypatch.setattr(lifecycle, "discard", lambda _settings, name: names.append(name))
+    return names
+
+
+def leave(source: Any) -> None:
+    worker.leave(SETTINGS, source)
+
+
+@pytest.mark.parametrize("state", ["frozen", "dead"])
+def test_what_was_given_away_is_removed(discarded: list[str], state: str) -> None:
+    source = Machine(state)
+    leave(source)
+    assert discarded == ["t"]
+    assert source.asked == ["done"]
+
+
+@pytest.mark.parametrize("state", ["runs", "hangs"])
+def test_what_may_run_is_not_removed(discarded: list[str], state: str) -> None:
+    source = Machine(state)
+    with pytest.raises(CpcError, match="not proven") as error:
+        leave(source)
+    assert error.value.exit_code is ExitCode.UNPROVEN
+    assert discarded == [] and source.asked == []
