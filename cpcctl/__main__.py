@@ -3,26 +3,37 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import importlib
 import json
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from cpcctl.errors import CpcError, ExitCode, Terminated
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run cpcctl and return its exit code."""
-    fmt = "text"
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _drain(stream)
+
+
+def _run(argv: Sequence[str]) -> int:
+    fmt = os.environ.get("CPCCTL_FORMAT", "text")
     try:
         signal.signal(signal.SIGTERM, _terminated)
-        from cpcctl.cli.parser import FLAG_NAMES, build
+        from cpcctl.cli.parser import FLAG_NAMES, asked_format
 
-        args = build().parse_args(argv)
+        fmt = asked_format(argv) or fmt
+        args = _parse(argv)
         flags = {name: getattr(args, name, None) for name in FLAG_NAMES}
-        fmt = flags["format"] or os.environ.get("CPCCTL_FORMAT", fmt)
         from cpcctl.cli.context import Context
         from cpcctl.cli.output import Output
         from cpcctl.config.load import load
@@ -42,7 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(code)
     except BrokenPipeError:
         # The reader of our output went away, as in `cpcctl vm list | head -1`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.FAILED)
     except Exception as error:  # noqa: BLE001 - the last resort is to say so
         import traceback
@@ -60,11 +70,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(ExitCode.DEFECT)
 
 
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    from cpcctl.cli.output import unwritable
+    from cpcctl.cli.parser import build
+
+    try:
+        try:
+            found: argparse.Namespace = build().parse_args(argv)
+        finally:
+            # After --help: whether its text arrived is seen here.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise unwritable(error) from error
+    return found
+
+
 def _show(error: CpcError, fmt: str) -> None:
-    if fmt == "json":
-        print(json.dumps({"error": error.as_dict()}), file=sys.stderr)
-    else:
-        print(error.render(), file=sys.stderr)
+    text = json.dumps({"error": error.as_dict()}) if fmt == "json" else error.render()
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr)
+
+
+def _drain(stream: TextIO | None) -> None:
+    """What cannot be written is dropped, or Python complains of it at exit."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        assert stream is not None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _terminated(_signal: int, _frame: object) -> None:

@@ -29,6 +29,10 @@ def _locked(args: argparse.Namespace, ctx: Context, purpose: str) -> Iterator[li
         yield vm
 
 
+def _hvcpus(count: int) -> str:
+    return "hvCPU" if count == 1 else "hvCPUs"
+
+
 def _active(qmp: Qmp) -> dict[int, dict[str, Any]]:
     entries = qmp.require_cpc()["hvcpus"]
     return {entry["id"]: entry for entry in entries if entry["state"] != "inactive"}
@@ -45,12 +49,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run(args: argparse.Namespace, ctx: Context) -> int:
     """Activate hvCPUs; all of them or none."""
     if args.count < 1:
-        raise CpcError("--count must be at least 1", exit_code=ExitCode.USAGE)
+        raise CpcError(
+            "--count must be at least 1",
+            exit_code=ExitCode.USAGE,
+            hint="cpcctl hvcpu add --help",
+        )
     with _locked(args, ctx, "hvcpu add") as vm, vm.qmp() as qmp:
         room = qmp.require_cpc()["hvcpu-max"] - len(_active(qmp))
         if args.count > room:
             raise CpcError(
-                f"VM {args.name} has room for {room} more hvCPUs",
+                f"VM {args.name} has room for {room or 'no'} more {_hvcpus(room)}",
                 exit_code=ExitCode.REFUSED,
                 cause="hvcpu_max is fixed when a VM is started",
                 hint=f"cpcctl hvcpu list {args.name}",

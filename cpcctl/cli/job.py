@@ -20,7 +20,9 @@ def list_arguments(parser: argparse.ArgumentParser) -> None:
 
 def list_run(args: argparse.Namespace, ctx: Context) -> int:
     """List jobs, finished ones too, oldest first."""
-    records = JobStore(Folders.of(ctx.settings).jobs).list(args.vm)
+    records, damaged = JobStore(Folders.of(ctx.settings).jobs).read_all(args.vm)
+    for error in damaged:
+        ctx.out.note(f"left out: {error.message}")
     rows = [
         (r.id, r.kind, r.vm, r.seen_state, r.phase, "-" if r.exit_code is None else r.exit_code)
         for r in records

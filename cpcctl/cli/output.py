@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TextIO
+
+from cpcctl.errors import CpcError, reason, shown_lines
 
 
 class Output:
@@ -21,14 +24,30 @@ class Output:
 
     def result(self, value: object, text: str) -> None:
         """The result of the verb: `value` as JSON, or `text` (may be empty)."""
-        if self.format == "json":
-            print(json.dumps(value, indent=2), file=self.stdout, flush=True)
-        elif text:
-            print(text, file=self.stdout, flush=True)
+        shown = json.dumps(value, indent=2) if self.format == "json" else text
+        if not shown:
+            return
+        try:
+            print(shown, file=self.stdout, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise unwritable(error) from error
 
     def note(self, text: str) -> None:
         """A remark for people, on stderr."""
-        print(text, file=self.stderr, flush=True)
+        say(shown_lines(text, len(text)), self.stderr)
+
+
+def say(text: str, stream: TextIO) -> None:
+    """Write a line; a stream that takes none must not stop the work."""
+    with contextlib.suppress(OSError):
+        print(text, file=stream, flush=True)
+
+
+def unwritable(error: OSError) -> CpcError:
+    """The error for a stdout that takes nothing more."""
+    return CpcError(f"cannot write to stdout: {reason(error)}")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

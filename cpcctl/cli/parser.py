@@ -6,12 +6,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
-import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from cpcctl.cli.verbs import GROUPS, VERBS, Verb
 from cpcctl.config.settings import FORMATS, PROGRESS
+from cpcctl.errors import CpcError, ExitCode
 
 # (flag, setting, metavar or choices, help); valid before and after the verb.
 COMMON: tuple[tuple[str, str, str | tuple[str, ...], str], ...] = (
@@ -55,7 +55,8 @@ class Parser(argparse.ArgumentParser):
         found, rest = self.parse_known_args(args, namespace)
         if rest:
             verb = getattr(found, "_run", None)
-            _refuse(f"unknown: {' '.join(rest)}", f"cpcctl {verb.path}" if verb else self.prog)
+            prog = f"cpcctl {verb.path}" if verb else self.prog
+            raise _refused(f"unknown: {' '.join(rest)}", prog)
         return found
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -67,12 +68,22 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"unknown {value!r}{meant}")
 
     def error(self, message: str) -> NoReturn:
-        _refuse(message, self.prog)
+        raise _refused(message, self.prog)
 
 
-def _refuse(message: str, prog: str) -> NoReturn:
-    print(f"error: {message}\n  try: {prog} --help", file=sys.stderr)
-    raise SystemExit(2)
+def _refused(message: str, prog: str) -> CpcError:
+    return CpcError(message, exit_code=ExitCode.USAGE, hint=f"{prog} --help")
+
+
+def asked_format(argv: Sequence[str]) -> str | None:
+    """The --format of a command line that may be wrong elsewhere; the last one."""
+    found = None
+    for index, word in enumerate(argv):
+        flag, sign, value = word.partition("=")
+        if flag == "--format":
+            value = value if sign else "".join(argv[index + 1 : index + 2])
+            found = value if value in FORMATS else found
+    return found
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol, TextIO
 
-from cpcctl.cli.output import size
+from cpcctl.cli.output import say, size
 
 PLAIN_EVERY = 1.0
 
@@ -56,18 +56,18 @@ class PlainProgress:
     def phase(self, name: str) -> None:
         self._phase = name
         self._next = self._clock() + PLAIN_EVERY
-        print(f"phase {name}", file=self._stream, flush=True)
+        say(f"phase {name}", self._stream)
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
         now = self._clock()
         if now < self._next:
             return
         self._next = now + PLAIN_EVERY
-        print(f"phase {self._phase}: {amount(done, total, note)}", file=self._stream, flush=True)
+        say(f"phase {self._phase}: {amount(done, total, note)}", self._stream)
 
     def finish(self, ok: bool) -> None:
         if ok:
-            print("phase done", file=self._stream, flush=True)
+            say("phase done", self._stream)
 
 
 class BarProgress:

@@ -13,6 +13,15 @@ from cpcctl.cli.context import Context
 from cpcctl.cli.output import pairs, size, table
 from cpcctl.vm import lifecycle, spec
 
+# How text output names what JSON has another name for.
+LABELS = {
+    "trusted_bytes": "trusted memory",
+    "hvcpu_max": "most hvCPUs",
+    "hvcpus": "hvCPUs",
+    "gvcpus": "gvCPUs",
+    "firmware_version": "firmware",
+}
+
 
 def start_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of vm start."""
@@ -64,7 +73,15 @@ def stop_run(args: argparse.Namespace, ctx: Context) -> int:
 
     if not args.force:
         recover.refuse_orphan(ctx.settings, args.name)
-    ran = lifecycle.stop(ctx.settings, args.name, force=args.force, timeout=args.timeout)
+    ran = lifecycle.stop(
+        ctx.settings,
+        args.name,
+        force=args.force,
+        timeout=args.timeout,
+        waiting=lambda: ctx.out.note(
+            f"waiting for the guest to shut down (up to {args.timeout:g} s)"
+        ),
+    )
     text = f"stopped {args.name}" if ran else f"{args.name} does not run"
     ctx.out.result({"name": args.name, "changed": ran}, text)
     return 0
@@ -99,17 +116,24 @@ def status_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def status_run(args: argparse.Namespace, ctx: Context) -> int:
-    """Show one VM."""
+    """Show one VM; what is known also of one whose QEMU cannot be reached."""
     from cpcctl.migrate import recover
 
-    found = lifecycle.status(ctx.settings, args.name)
+    found, trouble = lifecycle.look(ctx.settings, args.name)
     job = recover.orphan(ctx.settings, args.name)
     if job is not None:
         ctx.out.note(
             f"job {job.id} of this VM stopped in phase {job.phase} and is not settled\n"
             f"  try: cpcctl job resume {job.id}"
         )
-    ctx.out.result(found, pairs((name, _shown(name, value)) for name, value in found.items()))
+    if found.get("platform") in lifecycle.PROTECTION:
+        ctx.out.note(lifecycle.PROTECTION[found["platform"]])
+    ctx.out.result(
+        found,
+        pairs((LABELS.get(name, name), _shown(name, value)) for name, value in found.items()),
+    )
+    if trouble is not None:
+        raise trouble
     return 0
 
 

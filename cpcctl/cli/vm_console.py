@@ -14,7 +14,8 @@ import tty
 from collections.abc import Iterator
 
 from cpcctl.cli.context import Context
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.cli.output import unwritable
+from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.vm import lifecycle
 
 # Ctrl-], as telnet and virsh console.
@@ -38,10 +39,13 @@ def console_run(args: argparse.Namespace, ctx: Context) -> int:
             raise CpcError(
                 f"the console of VM {args.name} cannot be reached",
                 exit_code=ExitCode.UNREACHABLE,
-                cause=str(error),
+                cause=reason(error),
                 hint=f"cpcctl vm status {args.name}",
             ) from error
         ctx.out.note(f"connected to {args.name}; leave with Ctrl-]")
+        # Closed as by `<&-`: the input has ended before it began.
+        if sys.stdin is None:
+            return 0
         with _raw_terminal(sys.stdin.fileno()):
             _join(line, sys.stdin.fileno(), sys.stdout.fileno())
     return 0
@@ -61,19 +65,38 @@ def _raw_terminal(fd: int) -> Iterator[None]:
 
 
 def _join(line: socket.socket, source: int, sink: int) -> None:
-    with selectors.DefaultSelector() as selector:
+    # Not epoll, which refuses regular files and /dev/null.
+    with selectors.PollSelector() as selector:
         selector.register(line, selectors.EVENT_READ)
         selector.register(source, selectors.EVENT_READ)
         while True:
             for key, _ in selector.select():
                 if key.fd == source:
                     typed = os.read(source, 4096)
-                    line.sendall(typed.partition(LEAVE)[0])
+                    with contextlib.suppress(ConnectionError):
+                        # A guest that is gone is seen when its line is read.
+                        line.sendall(typed.partition(LEAVE)[0])
                     if not typed or LEAVE in typed:
                         return
                 else:
-                    shown = line.recv(65536)
+                    shown = _received(line)
                     if not shown:
                         return
-                    while shown:
-                        shown = shown[os.write(sink, shown) :]
+                    _write(sink, shown)
+
+
+def _received(line: socket.socket) -> bytes:
+    try:
+        return line.recv(65536)
+    except ConnectionError:
+        return b""
+
+
+def _write(sink: int, shown: bytes) -> None:
+    try:
+        while shown:
+            shown = shown[os.write(sink, shown) :]
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise unwritable(error) from error

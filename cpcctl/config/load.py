@@ -14,7 +14,7 @@ from cpcctl.config.settings import (
     from_environment,
     resolve,
 )
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, reason
 
 SYSTEM_FILE = Path("/etc/cpcctl/config.yaml")
 
@@ -35,20 +35,14 @@ def load(flags: Mapping[str, str | None], env: Mapping[str, str] | None = None) 
 
 def _read(path: Path) -> dict[str, str | None]:
     try:
-        text = path.read_text()
+        data = path.read_bytes()
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise CpcError(
-            f"{path} cannot be read", exit_code=ExitCode.USAGE, cause=str(error)
+            f"{path} cannot be read", exit_code=ExitCode.USAGE, cause=reason(error)
         ) from error
     # Heavy, and most hosts have no such file.
-    import yaml
+    from cpcctl.config.document import parse
 
-    try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise CpcError(
-            f"{path} is not valid YAML", exit_code=ExitCode.USAGE, cause=str(error)
-        ) from error
-    return {**from_document(document, str(path))}
+    return {**from_document(parse(data, str(path)), str(path))}

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cpcctl.config.settings import Settings
-from cpcctl.errors import CpcError
+from cpcctl.errors import CpcError, reason
 from cpcctl.host import find
 from cpcctl.host.state import make_folder
 from cpcctl.vm import lifecycle
@@ -127,7 +127,7 @@ def _state_folder(settings: Settings) -> Check:
             file.write(b"x" * 65536)
             file.flush()
     except OSError as error:
-        return Check("state-folder", FAIL, f"{folder}: {error}", f"df -h {folder}")
+        return Check("state-folder", FAIL, f"{folder}: {reason(error)}", f"df -h {folder}")
     return Check("state-folder", OK, str(folder))
 
 
@@ -138,7 +138,7 @@ def _namespaces(_: Settings) -> Check:
             ["unshare", flags, "true"], capture_output=True, text=True, check=False, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Check("namespaces", WARN, str(error), "apt install util-linux")
+        return Check("namespaces", WARN, reason(error), "apt install util-linux")
     if done.returncode != 0:
         fix = "run as root, or sysctl kernel.unprivileged_userns_clone=1"
         return Check("namespaces", WARN, done.stderr.strip(), fix)
@@ -149,7 +149,7 @@ def _tun(_: Settings) -> Check:
     try:
         os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
-        return Check("tun", WARN, str(error), "modprobe tun, or use nics of mode user")
+        return Check("tun", WARN, reason(error), "modprobe tun, or use nics of mode user")
     return Check("tun", OK, "tap devices can be made")
 
 

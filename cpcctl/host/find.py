@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from cpcctl import abi
 from cpcctl.config.settings import Settings
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.host.qmp import Qmp, QmpGone
 
 LIBRARY = Path("/usr/lib/cpc")
@@ -84,7 +84,7 @@ def firmware_version(path: Path) -> str:
             data = file.read(ctypes.sizeof(abi.ImageHeader))
     except OSError as error:
         raise CpcError(
-            f"the firmware {path} cannot be read", exit_code=ExitCode.REFUSED, cause=str(error)
+            f"the firmware {path} cannot be read", exit_code=ExitCode.REFUSED, cause=reason(error)
         ) from error
     if len(data) < ctypes.sizeof(abi.ImageHeader):
         why = f"it has only {len(data)} bytes"
@@ -142,7 +142,7 @@ def ask(
             )
         except OSError as error:
             theirs.close()
-            raise _does_not_run(binary, str(error)) from error
+            raise _does_not_run(binary, reason(error)) from error
         theirs.close()
         try:
             with Qmp.over(ours, timeout, label=binary.name) as qmp:
@@ -152,18 +152,28 @@ def ask(
         except QmpGone as error:
             log.seek(0)
             words = log.read(4096).decode("utf-8", "replace").strip()
-            raise _does_not_run(binary, words or error.cause or error.message) from error
+            raise _does_not_run(binary, words or _silent(child, error)) from error
         finally:
             child.kill()
             child.wait()
 
 
+def _silent(child: subprocess.Popen[bytes], error: CpcError) -> str:
+    """What to say of a program that said nothing itself."""
+    try:
+        code = child.wait(1.0)
+    except subprocess.TimeoutExpired:
+        return error.cause or error.message
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+    return f"it {how} without a QMP greeting: it is no QEMU"
+
+
 def _does_not_run(binary: Path, cause: str) -> CpcError:
     return CpcError(
-        f"QEMU {binary} does not run",
+        f"{binary} does not run as QEMU",
         exit_code=ExitCode.UNREACHABLE,
         cause=cause,
-        hint="cpcctl doctor",
+        hint="make qemu, or set CPCCTL_QEMU",
     )
 
 

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError
 from qemu.qmp.protocol import StateError
 
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, reason
 
 # A device state is MiBs of base64 in one line.
 READ_LIMIT = 256 << 20
@@ -81,7 +81,11 @@ class Qmp:
         Raises QmpGone when nothing listens there or no greeting comes in time
         (another client holds the socket, or QEMU hangs).
         """
-        return cls(label, host)._open(str(path), timeout)
+        try:
+            return cls(label, host)._open(str(path), timeout)
+        except QmpGone as error:
+            error.cause = f"{path}: {error.cause}"
+            raise
 
     @classmethod
     def over(
@@ -255,4 +259,6 @@ def _words(error: BaseException) -> str:
     inner = error
     if isinstance(error, ConnectError):
         inner = error.exc
-    return str(inner) or type(inner).__name__
+    if isinstance(inner, EOFError):
+        return "it hung up"
+    return reason(inner)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cpcctl import abi
 from cpcctl.abi_status import NAMES, OP_NAMES, describe
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, reason
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,7 @@ class RingFile:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise CpcError(f"cannot create the ring file {path}", cause=str(error)) from error
+            raise CpcError(f"cannot create the ring file {path}", cause=reason(error)) from error
         try:
             # Without this a full file system is a SIGBUS in QEMU much later.
             os.posix_fallocate(fd, 0, layout.size)
@@ -307,7 +307,7 @@ class RingFile:
             raise CpcError(
                 f"no room for the ring file {path} ({layout.size >> 20} MiB)",
                 exit_code=ExitCode.REFUSED,
-                cause=str(error),
+                cause=reason(error),
                 hint="set CPCCTL_RUN_DIR to a folder with more room",
             ) from error
         finally:
@@ -326,7 +326,7 @@ class RingFile:
             raise CpcError(
                 f"the ring file {path} cannot be opened",
                 exit_code=ExitCode.UNREACHABLE,
-                cause=str(error),
+                cause=reason(error),
                 hint="restart the VM: without its ring file no hvCPU can be called",
             ) from error
         try:

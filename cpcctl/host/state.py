@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpcctl.config.settings import Settings
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, reason
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
 # sockaddr_un has 108 bytes, the last one NUL.
@@ -89,7 +89,12 @@ class Folders:
 
     @classmethod
     def of(cls, settings: Settings) -> Folders:
-        """The folders the settings name."""
+        """The folders the settings name, which need not exist.
+
+        Raises CpcError (2) when one of them is no folder or not ours to read.
+        """
+        for path in (settings.state_dir, settings.run_dir):
+            _check_folder(path)
         return cls(settings.state_dir, settings.run_dir)
 
     @property
@@ -119,6 +124,22 @@ class Folders:
         return sorted(name for name in found if NAME.fullmatch(name))
 
 
+def _check_folder(path: Path) -> None:
+    # Without this a mistyped folder would look like a host without any VM.
+    try:
+        with os.scandir(path):
+            return
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise CpcError(
+            f"{path} cannot be used as a folder",
+            exit_code=ExitCode.USAGE,
+            cause=reason(error),
+            hint="set CPCCTL_STATE_DIR and CPCCTL_RUN_DIR to folders you may write",
+        ) from error
+
+
 def make_folder(path: Path) -> Path:
     """Create a folder only its owner can enter, parents too."""
     try:
@@ -127,7 +148,7 @@ def make_folder(path: Path) -> Path:
         raise CpcError(
             f"cannot create the folder {path}",
             exit_code=ExitCode.USAGE,
-            cause=str(error),
+            cause=reason(error),
             hint="set CPCCTL_STATE_DIR and CPCCTL_RUN_DIR to folders you may write",
         ) from error
     return path
@@ -164,7 +185,7 @@ def disk_error(path: Path, error: OSError) -> CpcError:
     return CpcError(
         f"{'no space left to write' if full else 'cannot write'} {path}",
         exit_code=ExitCode.REFUSED,
-        cause=str(error),
+        cause=reason(error),
         hint=f"df -h {path.parent}" if full else f"ls -ld {path.parent}",
     )
 

@@ -7,6 +7,7 @@ last words can always be written.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import datetime
 import errno
@@ -217,13 +218,21 @@ class JobStore:
 
     def list(self, vm: str | None = None) -> list[Record]:
         """Every readable job, oldest first."""
-        records = []
+        return self.read_all(vm)[0]
+
+    def read_all(self, vm: str | None = None) -> tuple[builtins.list[Record],
+                                                      builtins.list[CpcError]]:
+        """list(), and an error for each job file that cannot be read."""
+        records, damaged = [], []
         for path in sorted(self.folder.glob("*.json")):
-            with contextlib.suppress(CpcError):
+            try:
                 record = self.load(path.stem)
-                if vm is None or record.vm == vm:
-                    records.append(record)
-        return records
+            except CpcError as error:
+                damaged.append(error)
+                continue
+            if vm is None or record.vm == vm:
+                records.append(record)
+        return records, damaged
 
     def save(self, record: Record, *, use_reserve: bool) -> None:
         """Write a job file. Raises CpcError (3) when the disk is full."""

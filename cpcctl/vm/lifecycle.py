@@ -7,13 +7,14 @@ import contextlib
 import json
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import Any
 
 from cpcctl.config.settings import Settings
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.host import find
 from cpcctl.host.firmware import Hvcpu
 from cpcctl.host.process import ProcessId, spawn
@@ -29,6 +30,7 @@ from cpcctl.host.state import (
     write_atomic,
 )
 from cpcctl.vm import command as commands
+from cpcctl.vm import ready
 from cpcctl.vm import spec as specs
 from cpcctl.vm.spec import VmSpec
 
@@ -93,9 +95,7 @@ def attach(settings: Settings, name: str) -> Vm:
     folders = Folders.of(settings)
     paths = folders.vm(name)
     if not paths.definition.exists():
-        raise CpcError(
-            f"no VM {name} on {settings.host}", exit_code=ExitCode.USAGE, hint="cpcctl vm list"
-        )
+        raise _no_vm(settings, name)
     vm = _recorded(settings, name, paths)
     if vm is None or not vm.alive:
         raise CpcError(
@@ -108,19 +108,27 @@ def attach(settings: Settings, name: str) -> Vm:
     return vm
 
 
+def _no_vm(settings: Settings, name: str) -> CpcError:
+    return CpcError(
+        f"no VM {name} on {settings.host}", exit_code=ExitCode.USAGE, hint="cpcctl vm list"
+    )
+
+
 def _recorded(settings: Settings, name: str, paths: VmPaths) -> Vm | None:
     """What the files say, without looking whether it still runs."""
     try:
         document = json.loads(paths.process.read_bytes())
         process = ProcessId(int(document["pid"]), int(document["started"]))
+        if not 0 < process.pid < 1 << 31:
+            raise ValueError(f"{process.pid} is no process")
         argv = [str(word) for word in document["argv"]]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError) as error:
         raise CpcError(
             f"{paths.process} is damaged; whether VM {name} runs is not known",
             exit_code=ExitCode.UNPROVEN,
-            cause=str(error),
+            cause=reason(error),
             hint=f"ps ax | grep guest={name}",
         ) from error
     return Vm(name, specs.load(paths.definition), paths, process, argv, settings.host)
@@ -181,9 +189,9 @@ def start(
 
     incoming: stopped, disks inactive, to receive a guest
     lock:     when the caller holds the VM's lock already
-    Raises CpcError: 3 refused before anything started (already running here,
-    too little memory, wrong QEMU), 4 QEMU or the firmware did not come up,
-    with QEMU's own words.
+    Raises CpcError: 3 refused (already running here, too little memory, wrong
+    QEMU, or QEMU refuses to start, with its own words), 4 QEMU cannot be
+    executed or does not answer, or the firmware did not come up.
     """
     if lock is None:
         with VmLock.take(Folders.of(settings), spec.name, "vm start") as held:
@@ -197,7 +205,7 @@ def start(
             hint=f"cpcctl vm status {spec.name}",
         )
     _check_memory(settings, spec)
-    _check_files(settings, spec)
+    ready.check(settings.host, spec)
     find.firmware_version(find.firmware_image(settings))
     spec, _ = resolve(settings, spec)
     argv = command_line(settings, spec, incoming=incoming)
@@ -227,26 +235,23 @@ def _check_memory(settings: Settings, spec: VmSpec) -> None:
         )
 
 
-def _check_files(settings: Settings, spec: VmSpec) -> None:
-    named = [spec.kernel, spec.initrd, spec.uefi_code, spec.uefi_vars]
-    for path in [*named, *(disk.path for disk in spec.disks)]:
-        if path is not None and not Path(path).exists():
-            raise CpcError(
-                f"VM {spec.name} needs {path}, which is not there",
-                exit_code=ExitCode.REFUSED,
-                host=settings.host,
-                hint=f"ls -l {path}",
-            )
-
-
 def _launch(settings: Settings, spec: VmSpec, paths: VmPaths, argv: list[str]) -> Vm:
     try:
         write_atomic(paths.definition, specs.dump(spec).encode())
         paths.log.write_bytes(b"")
         RingFile.create(paths.ring, commands.layout(spec)).close()
-        child = spawn(argv, paths.log)
     except OSError as error:
         raise disk_error(paths.state, error) from error
+    try:
+        child = spawn(argv, paths.log)
+    except OSError as error:
+        raise CpcError(
+            f"QEMU {argv[0]} cannot be executed",
+            exit_code=ExitCode.UNREACHABLE,
+            host=settings.host,
+            cause=reason(error),
+            hint="cpcctl doctor",
+        ) from error
     process = ProcessId.of(child.pid)
     assert process is not None, "a child stays until it is waited for"
     vm = Vm(spec.name, spec, paths, process, argv, settings.host, child)
@@ -274,13 +279,7 @@ def _first_contact(vm: Vm) -> Qmp:
     deadline = time.monotonic() + START_TIMEOUT
     while True:
         if not vm.alive:
-            raise CpcError(
-                f"QEMU of VM {vm.name} ended at once",
-                exit_code=ExitCode.UNREACHABLE,
-                host=vm.host,
-                cause=_log_tail(vm.paths.log),
-                hint="cpcctl doctor",
-            )
+            raise _ended(vm)
         if vm.paths.qmp.is_socket():
             # Between bind and listen a connection is refused: try again.
             with contextlib.suppress(QmpGone):
@@ -295,6 +294,26 @@ def _first_contact(vm: Vm) -> Qmp:
         time.sleep(0.005)
 
 
+def _ended(vm: Vm) -> CpcError:
+    """The error for a QEMU that ended before it answered."""
+    code = vm.child.returncode if vm.child is not None else None
+    if code is not None and code < 0:
+        return CpcError(
+            f"QEMU of VM {vm.name} was killed by signal {-code} while it started",
+            exit_code=ExitCode.UNREACHABLE,
+            host=vm.host,
+            cause=_log_tail(vm.paths.log),
+            hint="cpcctl doctor",
+        )
+    return CpcError(
+        f"QEMU refuses to start VM {vm.name}",
+        exit_code=ExitCode.REFUSED,
+        host=vm.host,
+        cause=_log_tail(vm.paths.log),
+        hint="change what QEMU names; vm start --print-command shows what it is given",
+    )
+
+
 def stop(
     settings: Settings,
     name: str,
@@ -302,20 +321,23 @@ def stop(
     force: bool,
     timeout: float = 60.0,
     lock: VmLock | None = None,
+    waiting: Callable[[], None] | None = None,
 ) -> bool:
     """Shut a guest down; with force end its QEMU at once. Its logs stay.
 
+    waiting: called when the guest was asked and the wait for it begins
     Returns False when it did not run. Raises CpcError (6) when the guest did
     not shut down in time; it runs on.
     """
+    paths = Folders.of(settings).vm(name)
+    # Before the lock: a mistyped name leaves no lock file.
+    if not paths.state.exists():
+        raise _no_vm(settings, name)
     if lock is None:
         with VmLock.take(Folders.of(settings), name, "vm stop") as held:
-            return stop(settings, name, force=force, timeout=timeout, lock=held)
-    paths = Folders.of(settings).vm(name)
-    if not paths.state.exists():
-        raise CpcError(
-            f"no VM {name} on {settings.host}", exit_code=ExitCode.USAGE, hint="cpcctl vm list"
-        )
+            return stop(
+                settings, name, force=force, timeout=timeout, lock=held, waiting=waiting
+            )
     vm = _recorded(settings, name, paths) if paths.definition.exists() else None
     if vm is None or not vm.alive:
         _remove_definition(paths)
@@ -325,6 +347,8 @@ def stop(
     else:
         with vm.qmp() as qmp:
             qmp.execute("system_powerdown")
+        if waiting is not None:
+            waiting()
         if not vm.process.wait_gone(timeout):
             raise CpcError(
                 f"VM {name} did not shut down within {timeout:g} s and runs on",
@@ -369,28 +393,37 @@ def status(settings: Settings, name: str) -> dict[str, Any]:
 
     state: stopped, unreachable, frozen, or QEMU's run state (running, paused,
     postmigrate, ...); with it, from a QEMU that answers: hvcpus, gvcpus,
-    trusted_bytes, firmware_version.
+    trusted_bytes, firmware_version. Raises CpcError (2) when there is none.
     """
+    return look(settings, name)[0]
+
+
+def look(settings: Settings, name: str) -> tuple[dict[str, Any], CpcError | None]:
+    """status(), and why it is unreachable when it is."""
     paths = Folders.of(settings).vm(name)
     if not paths.definition.exists():
-        raise CpcError(
-            f"no VM {name} on {settings.host}", exit_code=ExitCode.USAGE, hint="cpcctl vm list"
-        )
+        raise _no_vm(settings, name)
     found: dict[str, Any] = {"name": name, "host": settings.host, "state": "stopped"}
     try:
         spec = specs.load(paths.definition)
         vm = _recorded(settings, name, paths)
     except CpcError as error:
-        return {**found, "state": "unreachable", "error": error.message}
+        return {**found, "state": "unreachable", "error": error.message}, error
     found |= {"memory": spec.memory, "machine": spec.machine, "platform": spec.platform}
     if vm is None or not vm.alive:
-        return found
+        return found, None
     found["pid"] = vm.process.pid
     try:
         with vm.qmp(timeout=5.0) as qmp:
-            return found | _live(qmp)
+            return found | _live(qmp), None
     except CpcError as error:
-        return {**found, "state": "unreachable", "error": error.cause or error.message}
+        if isinstance(error, QmpGone):
+            error.hint = (
+                f"cpcctl job list --vm {name}; cpcctl vm stop --force {name} ends QEMU "
+                "and the guest"
+            )
+        words = error.cause or error.message
+        return {**found, "state": "unreachable", "error": words}, error
 
 
 def _live(qmp: Qmp) -> dict[str, Any]:

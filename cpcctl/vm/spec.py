@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cpcctl import abi
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.host.state import NAME
 from cpcctl.vm import values
 from cpcctl.vm.values import Reader, refused
@@ -229,22 +229,24 @@ def _with_mac(name: str, index: int, nic: Nic) -> Nic:
 
 def load(path: Path) -> VmSpec:
     """Read a YAML file. Raises CpcError (2)."""
-    import yaml
+    from cpcctl.config.document import parse
 
     try:
         with path.open("rb") as file:
             data = file.read(FILE_LIMIT + 1)
-        if len(data) > FILE_LIMIT:
-            raise CpcError(f"{path} is too long", exit_code=ExitCode.USAGE)
-        document = yaml.safe_load(data.decode())
     except OSError as error:
         raise CpcError(
-            f"{path} cannot be read", exit_code=ExitCode.USAGE, cause=str(error)
+            f"{path} cannot be read", exit_code=ExitCode.USAGE, cause=reason(error)
         ) from error
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+    if len(data) > FILE_LIMIT:
+        raise CpcError(f"{path} is too long", exit_code=ExitCode.USAGE)
+    document = parse(data, str(path))
+    if document is None:
         raise CpcError(
-            f"{path} is not valid YAML", exit_code=ExitCode.USAGE, cause=str(error)
-        ) from error
+            f"{path} is empty",
+            exit_code=ExitCode.USAGE,
+            hint="a VM definition has at least name and memory",
+        )
     return read(document, str(path))
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,7 +118,7 @@ def test_a_life(define: Any, cli: Any, place: Settings) -> None:
 
     assert cli("hvcpu", "add", "a")[1] == "added hvCPU 2\n"
     code, _, err = cli("hvcpu", "add", "a")
-    assert (code, err.splitlines()[0]) == (3, "error: VM a has room for 0 more hvCPUs")
+    assert (code, err.splitlines()[0]) == (3, "error: VM a has room for no more hvCPUs")
     assert cli("hvcpu", "ping", "a", "2")[0] == 0
     assert cli("hvcpu", "remove", "a", "2")[1] == "removed hvCPU 2\n"
     assert cli("hvcpu", "remove", "a", "2")[1] == "hvCPU 2 is not active\n"
@@ -230,18 +232,76 @@ def test_an_incoming_machine_stays_frozen(
     with pytest.raises(CpcError) as caught:
         lifecycle.start(place, third)
     assert 'Failed to get "write" lock' in (caught.value.cause or "")
-    assert caught.value.exit_code == 4
+    assert caught.value.exit_code == 3
     assert not (place.run_dir / "vms" / "c").exists()
 
 
 def test_qemus_words_reach_the_operator(define: Any, cli: Any, place: Settings) -> None:
     code, _, err = cli("vm", "start", str(define(devices=["no-such-device"])))
-    assert code == 4
-    assert "error: QEMU of VM a ended at once\n" in err
+    assert code == 3
+    assert "error: QEMU refuses to start VM a\n" in err
     assert "'no-such-device' is not a valid device model name" in err
-    assert "  try: cpcctl doctor" in err
+    assert "doctor" not in err
+    code, _, err = cli("vm", "start", str(define(cpu="nonsense")))
+    assert code == 3
+    assert "unable to find CPU model 'nonsense'" in err
+    assert "doctor" not in err
     assert json.loads(cli("vm", "list", "--format", "json")[1]) == []
     assert cli("vm", "start", str(define()))[0] == 0
+
+
+def test_a_missing_tap_is_refused_and_not_made(define: Any, cli: Any, place: Settings) -> None:
+    code, _, err = cli("vm", "start", str(define(nics=[{"mode": "tap", "tap": "cpc-none"}])))
+    assert code == 3
+    assert "error: VM a needs the network device cpc-none, which is not there\n" in err
+    assert "  try: ip tuntap add dev cpc-none mode tap" in err
+    assert not Path("/sys/class/net/cpc-none").exists()
+    assert not (place.run_dir / "vms" / "a").exists()
+
+
+def test_a_qemu_that_is_none(cli: Any, place: Settings) -> None:
+    code, out, _ = cli("doctor", "--qemu", "/bin/true", "--format", "json")
+    check = next(c for c in json.loads(out)["checks"] if c["name"] == "qemu")
+    assert code == 3
+    assert check["detail"] == (
+        "/bin/true does not run as QEMU: it ended with status 0 without a QMP greeting: "
+        "it is no QEMU"
+    )
+    assert check["fix"] == "make qemu, or set CPCCTL_QEMU"
+
+
+def test_a_missing_qmp_socket(define: Any, cli: Any, place: Settings) -> None:
+    vm = lifecycle.start(place, spec.load(define()))
+    vm.paths.qmp.unlink()
+    code, out, err = cli("vm", "status", "a")
+    assert code == 4
+    assert "state:" in out
+    assert f"  cause (host-a): {vm.paths.qmp}: No such file or directory\n" in err
+    assert "  try: cpcctl job list --vm a; cpcctl vm stop --force a ends" in err
+    assert "Errno" not in out + err
+
+
+@pytest.mark.parametrize("kind", ["null", "file", "closed"])
+def test_a_console_without_a_terminal(
+    kind: str, define: Any, place: Settings, tmp_path: Path
+) -> None:
+    lifecycle.start(place, spec.load(define()))
+    (tmp_path / "in").write_text("\n")
+    shell = {"null": "</dev/null", "file": f"<{tmp_path / 'in'}", "closed": "<&-"}[kind]
+    done = subprocess.run(
+        f"exec {sys.executable} -m cpcctl vm console a {shell}", shell=True, timeout=30,
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "connected to a; leave with Ctrl-]\n")
+
+
+def test_a_stop_says_that_it_waits(define: Any, cli: Any, place: Settings) -> None:
+    # Nothing is booted, so nobody hears the power button.
+    lifecycle.start(place, spec.load(define(kernel=None, initrd=None, append=None)))
+    code, _, err = cli("vm", "stop", "a", "--timeout", "0.2")
+    assert code == 6
+    assert err.startswith("waiting for the guest to shut down (up to 0.2 s)\nerror: ")
+    assert cli("vm", "stop", "a", "--force")[2] == ""
 
 
 def test_an_unknown_machine_type(define: Any, cli: Any) -> None:

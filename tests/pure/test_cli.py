@@ -195,3 +195,91 @@ def test_a_reader_that_goes_away(tmp_path: Path) -> None:
     )
     assert done.stdout == "# bash completion for cpcctl\n"
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("argv", ["vm list", "--help", "completion bash"])
+def test_a_full_stdout_is_one_line(argv: str, host: Path) -> None:
+    done = subprocess.run(
+        f"exec {sys.executable} -m cpcctl {argv} > /dev/full",
+        shell=True, cwd=TOP, capture_output=True, text=True, check=False,
+    )
+    assert (done.returncode, done.stderr) == (
+        1, "error: cannot write to stdout: No space left on device\n"
+    )
+
+
+def test_a_full_stderr_changes_no_exit_code(host: Path) -> None:
+    done = subprocess.run(
+        f"exec {sys.executable} -m cpcctl vm status a 2> /dev/full",
+        shell=True, cwd=TOP, capture_output=True, text=True, check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("argv", "variable"),
+    [
+        (("vm", "list", "--all", "--format", "json"), ""),
+        (("--format=json", "mirgate"), ""),
+        (("vm", "start"), "json"),
+    ],
+)
+def test_usage_errors_as_json(
+    argv: tuple[str, ...], variable: str, host: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("CPCCTL_FORMAT", variable)
+    assert run(*argv) == 2
+    error = json.loads(capsys.readouterr().err)["error"]
+    assert error["exit_code"] == 2
+    assert error["message"]
+    assert error["hint"].endswith("--help")
+
+
+@pytest.mark.parametrize("verb", ["vm", "job"])
+def test_a_state_folder_that_is_a_file(
+    verb: str, host: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (host / "file").write_text("")
+    monkeypatch.setenv("CPCCTL_STATE_DIR", str(host / "file"))
+    assert run(verb, "list") == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert f"error: {host / 'file'} cannot be used as a folder\n" in shown.err
+    assert "cause: Not a directory" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: a\nmemory: 64M\nname: b\n", ": key 'name' is given twice, again in line 3"),
+        ("name: a\nmemory: 64M\ndisks:\n- path: /d\n  path: /e\n",
+         ": key 'path' is given twice, again in line 5"),
+        ("", " is empty"),
+        ("# nothing\n", " is empty"),
+    ],
+)
+def test_a_definition_that_is_refused_as_a_file(
+    text: str, words: str, host: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = host / "vm.yaml"
+    path.write_text(text)
+    assert run("vm", "start", str(path)) == 2
+    assert capsys.readouterr().err.splitlines()[0] == f"error: {path}{words}"
+
+
+def test_damaged_job_files_are_named(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = JobStore(host / "s" / "jobs")
+    job = store.create("migrate", "a", "host-a")
+    damaged = store.folder / "20260101-000000-aaaa.json"
+    damaged.write_text("{")
+    assert run("job", "list") == 0
+    shown = capsys.readouterr()
+    assert job.id in shown.out
+    assert shown.err == f"left out: the job file {damaged} is damaged\n"
+
+
+def test_a_mistyped_vm_leaves_no_lock_file(host: Path) -> None:
+    for argv in (("vm", "stop", "b"), ("vm", "stop", "--force", "b"), ("hvcpu", "add", "b")):
+        assert run(*argv) == 2
+    assert not (host / "r" / "locks").exists()

@@ -111,3 +111,9 @@ def test_no_progress_is_silent() -> None:
     shown.update(1, 2)
     shown.finish(True)
     assert stream.getvalue() == ""
+
+
+def test_a_note_cannot_steer_the_terminal() -> None:
+    stream = io.StringIO()
+    Output("text", stream, stream).note("one \x1b[2J\ntwo\u202e")
+    assert stream.getvalue() == "one \\x1b[2J\ntwo\\u202e\n"

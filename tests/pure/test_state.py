@@ -83,7 +83,7 @@ def test_disk_errors() -> None:
     full = disk_error(Path("/s/f"), OSError(errno.ENOSPC, "No space left on device"))
     assert full.render() == (
         "error: no space left to write /s/f\n"
-        "  cause: [Errno 28] No space left on device\n"
+        "  cause: No space left on device\n"
         "  try: df -h /s"
     )
     assert disk_error(Path("/s/f"), OSError(errno.EACCES, "no")).hint == "ls -ld /s"

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host must have before QEMU is started for a VM: files and taps."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.vm.spec import VmSpec
+
+
+def check(host: str, spec: VmSpec) -> None:
+    """Raises CpcError (3) for the first thing that is not there."""
+    named = [spec.kernel, spec.initrd, spec.uefi_code, spec.uefi_vars]
+    for path in [*named, *(disk.path for disk in spec.disks)]:
+        if path is not None and not Path(path).exists():
+            raise CpcError(
+                f"VM {spec.name} needs {path}, which is not there",
+                exit_code=ExitCode.REFUSED,
+                host=host,
+                hint=f"ls -l {path}",
+            )
+    for nic in spec.nics:
+        if nic.tap is not None:
+            _check_tap(host, spec.name, nic.tap)
+
+
+def _check_tap(host: str, name: str, tap: str) -> None:
+    # QEMU would silently make one that nothing is connected to. Asked of the
+    # kernel, not of /sys, which may show another network namespace.
+    try:
+        socket.if_nametoindex(tap)
+    except OSError:
+        raise CpcError(
+            f"VM {name} needs the network device {tap}, which is not there",
+            exit_code=ExitCode.REFUSED,
+            host=host,
+            cause="QEMU would make one without any network behind it",
+            hint=f"ip tuntap add dev {tap} mode tap && ip link set {tap} master BRIDGE up",
+        ) from None
