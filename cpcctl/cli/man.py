@@ -8,13 +8,14 @@ import sys
 
 from cpcctl import __version__
 from cpcctl.cli.tree import Node, nodes
+from cpcctl.config.settings import NAMES
 
 EXITS = (
     (0, "done, or already so"),
     (1, "failed; the VM is confirmed on the source"),
     (2, "usage, configuration or unsupported flag"),
-    (3, "refused by preflight, policy or attestation; nothing changed"),
-    (4, "host, QMP or firmware unreachable; nothing started"),
+    (3, "refused by preflight, policy or QEMU; nothing changed"),
+    (4, "host, QEMU or firmware unreachable; nothing started"),
     (5, "the VM's place or state is not proven; a person must look; never retry"),
     (6, "timed out; cancelled; the VM is confirmed on the source"),
     (7, "proven lost; restore from a snapshot"),
@@ -23,13 +24,16 @@ EXITS = (
     (130, "interrupted, cancel confirmed (143 after SIGTERM)"),
 )
 FILES = (
-    ("$XDG_CONFIG_HOME/cpcctl/config.yaml, /etc/cpcctl/config.yaml", "configuration; the keys "
-     "are the names of the CPCCTL_ variables in lower case"),
-    ("/var/lib/cpcctl, /run/cpcctl", "state and runtime files of root; others use the XDG folders"),
+    ("$XDG_CONFIG_HOME/cpcctl/config.yaml, /etc/cpcctl/config.yaml", "configuration; keys: "
+     + ", ".join(NAMES) + "; a flag wins over a variable, that over the first file, that over "
+     "the second"),
+    ("/var/lib/cpcctl, /run/cpcctl", "state and runtime files of root; others have "
+     "$XDG_STATE_HOME/cpcctl (~/.local/state/cpcctl) and $XDG_RUNTIME_DIR/cpcctl"),
 )
 VARIABLES = (
     ("CPCCTL_STATE_DIR, CPCCTL_RUN_DIR", "folders for state and for sockets and ring files"),
     ("CPCCTL_QEMU, CPCCTL_QEMU_DATA, CPCCTL_FIRMWARE", "the parts to use"),
+    ("CPCCTL_CACHE_DIR, CPC_CACHE", "where built parts are looked for (~/.cache/cpc)"),
     ("CPCCTL_HOST", "this host's name in messages"),
     ("CPCCTL_FORMAT, CPCCTL_PROGRESS", "defaults of the flags"),
     ("NO_COLOR", "no colours"),

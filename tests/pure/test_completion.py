@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -60,6 +61,12 @@ def test_the_page_in_docs_is_current() -> None:
     """If not: python3 -m cpcctl.cli.man > docs/man/cpcctl.1"""
     written = Path(__file__).parents[2] / "docs" / "man" / "cpcctl.1"
     assert written.read_text() == man.page(nodes())
+
+
+def test_readme_and_man_page_agree_on_exit_codes() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", text, re.MULTILINE)
+    assert [(int(code), words) for code, words in rows] == list(man.EXITS)
 
 
 def test_the_man_page_has_every_flag_and_exit_code() -> None:
