@@ -42,7 +42,13 @@ def _run(argv: Sequence[str]) -> int:
         fmt = settings.format
         context = Context(settings, Output(fmt))
         module = importlib.import_module(args._run.module)
-        return int(getattr(module, args._run.run)(args, context))
+        try:
+            return int(getattr(module, args._run.run)(args, context))
+        except CpcError as error:
+            # What is wrong with a flag is read on in the verb's help.
+            if error.hint is None and error.message.startswith("--"):
+                error.hint = f"cpcctl {args._run.path} --help"
+            raise
     except CpcError as error:
         _show(error, fmt)
         return int(error.exit_code)

@@ -49,11 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run(args: argparse.Namespace, ctx: Context) -> int:
     """Activate hvCPUs; all of them or none."""
     if args.count < 1:
-        raise CpcError(
-            "--count must be at least 1",
-            exit_code=ExitCode.USAGE,
-            hint="cpcctl hvcpu add --help",
-        )
+        raise CpcError("--count must be at least 1", exit_code=ExitCode.USAGE)
     with _locked(args, ctx, "hvcpu add") as vm, vm.qmp() as qmp:
         room = qmp.require_cpc()["hvcpu-max"] - len(_active(qmp))
         if args.count > room:

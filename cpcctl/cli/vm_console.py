@@ -31,7 +31,12 @@ def console_run(args: argparse.Namespace, ctx: Context) -> int:
     """Join until Ctrl-], the end of the input, or the end of the guest."""
     vm = lifecycle.attach(ctx.settings, args.name)
     if vm.spec.console == "none":
-        raise CpcError(f"VM {args.name} has no console", exit_code=ExitCode.USAGE)
+        raise CpcError(
+            f"VM {args.name} has no console",
+            exit_code=ExitCode.USAGE,
+            cause="its definition says console: none",
+            hint=f"cpcctl vm status {args.name}",
+        )
     with socket.socket(socket.AF_UNIX) as line:
         try:
             line.connect(str(vm.paths.console))

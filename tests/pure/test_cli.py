@@ -83,6 +83,8 @@ BAD = {
     "words-for-seconds": ("vm", "stop", "a", "--timeout", "soon"),
     "unknown-job": ("job", "show", "20260101-000000-aaaa"),
     "job-name": ("job", "show", "x"),
+    "listen": ("receive", "--listen", "host-b"),
+    "streams": ("migrate", "a", "-", "--streams", "99"),
     "missing-file": ("vm", "start", "/nonexistent/vm.yaml"),
 }
 
