@@ -25,6 +25,8 @@ class Settings:
     cache_dir: where things the project builds are looked for
     qemu, qemu_data, firmware: None means: look in the usual places
     host:      this host's name in messages
+    allow_paths: folders whose files a VM that is received may use, besides
+               the usual ones; ':' separates them
     """
 
     state_dir: Path
@@ -36,6 +38,7 @@ class Settings:
     host: str
     format: str
     progress: str
+    allow_paths: str = ""
 
 
 NAMES = tuple(field.name for field in fields(Settings))
@@ -114,4 +117,14 @@ def resolve(layers: Iterable[Mapping[str, str | None]]) -> Settings:
         host=chosen["host"],
         format=chosen["format"],
         progress=chosen["progress"],
+        allow_paths=_folders(chosen.get("allow_paths", "")),
     )
+
+
+def _folders(text: str) -> str:
+    for word in filter(None, text.split(":")):
+        if not word.startswith("/"):
+            raise CpcError(
+                f"allow_paths: {word!r} is not an absolute path", exit_code=ExitCode.USAGE
+            )
+    return text

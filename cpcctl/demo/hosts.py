@@ -73,6 +73,7 @@ class Host:
             "CPCCTL_HOST": self.name,
             "HOME": str(self.folder),
             "CPC_CACHE": str(self.world.cache),
+            "CPCCTL_ALLOW_PATHS": f"{self.world.cache}:{self.folder.parent}",
             **self.world.settings,
         }
 

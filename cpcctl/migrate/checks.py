@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, shown
 from cpcctl.vm.spec import VmSpec
 
 # Devices whose state lives outside QEMU.
@@ -249,7 +249,7 @@ def refusal(checks: Iterable[Check], host: str) -> CpcError | None:
         exit_code=ExitCode.REFUSED,
         host=host,
         cause="\n".join(f"{check.name}: {check.reason}" for check in failed),
-        hint="; ".join(dict.fromkeys(check.fix for check in failed)),
+        hint="; ".join(dict.fromkeys(c.fix for c in failed if c.fix)) or None,
     )
 
 
@@ -260,8 +260,11 @@ def read(document: object) -> list[Check]:
         for entry in document:
             if not isinstance(entry, dict) or not isinstance(entry.get("ok"), bool):
                 break
-            words = [str(entry.get(key, ""))[:4096] for key in ("name", "reason", "fix")]
-            found.append(Check(words[0], entry["ok"], words[1], words[2]))
+            name, reason, fix = (shown(entry.get(key, "")) for key in ("name", "reason", "fix"))
+            if not entry["ok"] and fix:
+                # Its advice is its own; ours is what we would print as such.
+                reason, fix = f'{reason}; it suggests: "{fix}"', ""
+            found.append(Check(name, entry["ok"], reason, fix))
         else:
             return found
     raise CpcError("the destination's preflight answer makes no sense")

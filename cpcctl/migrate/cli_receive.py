@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="here the VM's network device (net0, or its tap there) is TAP; repeatable",
     )
     parser.add_argument(
+        "--allow-path", action="append", default=[], metavar="DIR",
+        help="the VM may use files below DIR, besides /var/lib/cpcctl/images, /srv and "
+        "the setting allow_paths; repeatable",
+    )
+    parser.add_argument(
         "--wait", type=positive, metavar="SECONDS",
         help="give up when no source has come by then (default: wait for ever)",
     )
@@ -50,6 +55,11 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     taps = dict(part for part in (word.split("=", 1) for word in args.nic) if len(part) == 2)
     if len(taps) != len(args.nic):
         raise CpcError("--nic is NAME=TAP, each NAME once", exit_code=ExitCode.USAGE)
+    for folder in args.allow_path:
+        if not folder.startswith("/") or ":" in folder:
+            raise CpcError(
+                "--allow-path is an absolute path without ':'", exit_code=ExitCode.USAGE
+            )
     wishes = receiving.Wishes(
         host=host,
         port=int(port),
@@ -58,5 +68,6 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         wait=args.wait,
         grace=args.grace,
         peer_timeout=args.peer_timeout,
+        allow_paths=":".join(args.allow_path),
     )
     return receiving.receive(ctx, wishes)

@@ -16,14 +16,14 @@ from collections.abc import Callable
 
 from cpcctl import abi
 from cpcctl.config.settings import Settings
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, shown
 from cpcctl.host.qmp import QmpError, QmpGone
 from cpcctl.host.shm import CallError
 from cpcctl.host.state import Folders, VmLock
 from cpcctl.jobs.store import Job
 from cpcctl.link import pump, rpc
 from cpcctl.link.listener import Listener
-from cpcctl.migrate import checks, facts, hold, leftover, session
+from cpcctl.migrate import admit, checks, facts, hold, leftover, session
 from cpcctl.migrate.machine import DestinationFact
 from cpcctl.migrate.side import Side, check_device_state
 from cpcctl.migrate.streams import Streams
@@ -35,6 +35,7 @@ STREAM_SECONDS = 30.0
 RECV_SECONDS = 24 * 3600.0
 COMPLETE_LOOK = 0.25
 GONE_SECONDS = 2.0
+LOOKS_MAX = 32
 
 
 class Destination:
@@ -53,6 +54,7 @@ class Destination:
         self.fact = DestinationFact.NOTHING
         # Until PREPARE has been called nothing can have been committed.
         self.prepared = False
+        self._looks = 0
         self.finished = threading.Event()
         self.error: CpcError | None = None
         self._recvs: list[object] = []
@@ -95,7 +97,7 @@ class Destination:
     # ---- before anything is sent ----------------------------------------------
 
     def _hello(self, params: rpc.Params) -> rpc.Params:
-        self.job.record.data["source"] = str(params["host"])[:256]
+        self.job.record.data["source"] = shown(params["host"], 256)
         return {"host": self.settings.host}
 
     def _preflight(self, params: rpc.Params) -> rpc.Params:
@@ -104,11 +106,22 @@ class Destination:
         return {"checks": [check.document() for check in found]}
 
     def _checks(self, params: rpc.Params) -> tuple[VmSpec, list[checks.Check]]:
+        # Each look tells the source something of this host's files.
+        self._looks += 1
+        if self._looks > LOOKS_MAX:
+            raise CpcError(
+                "this receive has looked at VMs often enough",
+                exit_code=ExitCode.REFUSED,
+                hint="take a fresh ticket from `cpcctl receive`",
+            )
         spec = specs.read(params["spec"], "the VM that the source sends")
         source = facts.read_source(params["source"])
+        found = admit.look(spec, admit.folders(self.settings.allow_paths))
+        if checks.refusal(found, "") is not None:
+            return spec, found  # and nothing that it names was opened
         orphan = leftover.removable(self.settings, spec.name)
         here = facts.of_destination(self.settings, spec, source, self.taps, orphan)
-        return spec, checks.destination_checks(spec, source, here)
+        return spec, found + checks.destination_checks(spec, source, here)
 
     def _prepare(self, params: rpc.Params) -> rpc.Params:
         if self.side is not None:
@@ -280,8 +293,12 @@ class Destination:
     # ---- giving up ---------------------------------------------------------------
 
     def _abort(self, params: rpc.Params) -> rpc.Params:
-        words = str(params.get("reason", "the source cancelled the migration"))[:512]
-        reason = CpcError(words, host=self.job.record.data.get("source"))
+        words = shown(params.get("reason", "it did not say why"), 512)
+        reason = CpcError(
+            "the source gave the migration up",
+            host=self.job.record.data.get("source"),
+            cause=words,
+        )
         token = self.give_up(self.dead() or reason)
         self.finished.set()
         return {"token": _text(token)}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cpcctl.cli.context import Context
+from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, Terminated
 from cpcctl.host.state import Folders, VmLock, make_folder, remove_tree
 from cpcctl.jobs.store import Job, JobStore
@@ -42,6 +43,7 @@ class Wishes:
     wait: float | None
     grace: float
     peer_timeout: float
+    allow_paths: str = ""  # as the setting: folders besides those that it names, by ':'
 
 
 def receive(ctx: Context, wishes: Wishes) -> int:
@@ -66,7 +68,7 @@ def receive(ctx: Context, wishes: Wishes) -> int:
     )
     ticket = Ticket(address, listener.port, identity.fingerprint, secret)
     _say(ctx, {"ticket": ticket.text(), "job": job.id}, ticket.text())
-    destination = Destination(ctx.settings, job, listener, wishes.taps)
+    destination = Destination(_allowing(ctx, wishes), job, listener, wishes.taps)
     return _end(ctx, job, destination, wishes, wishes.wait)
 
 
@@ -77,7 +79,7 @@ def resume(ctx: Context, job: Job) -> int:
     identity = tls.load_identity(_folder(Folders.of(ctx.settings), job.id))
     secret = base64.b64decode(data["secret"])
     listener = Listener(wishes.host, wishes.port, tls.server_context(identity), secret)
-    destination = Destination(ctx.settings, job, listener, wishes.taps)
+    destination = Destination(_allowing(ctx, wishes), job, listener, wishes.taps)
     name = data.get("launched")
     if name:
         destination.lock = VmLock.take(Folders.of(ctx.settings), name, f"receive {job.id}")
@@ -91,6 +93,12 @@ def resume(ctx: Context, job: Job) -> int:
     destination.prepared = True  # it may have been; a source may need the answer
     job.phase("wait")
     return _end(ctx, job, destination, wishes, wishes.grace)
+
+
+def _allowing(ctx: Context, wishes: Wishes) -> Settings:
+    """The settings with the folders that this receive allows besides."""
+    both = ":".join(filter(None, (ctx.settings.allow_paths, wishes.allow_paths)))
+    return replace(ctx.settings, allow_paths=both)
 
 
 def _end(

@@ -16,6 +16,8 @@ from cpcctl.vm import values
 from cpcctl.vm.values import Reader, refused
 
 MACHINE = re.compile(r"pc|q35|pc-(?:q35|i440fx)-\d+\.\d+")
+_FEATURE = r"[A-Za-z0-9_.-]+"
+CPU = re.compile(rf"{_FEATURE}(?:,(?:[+-]{_FEATURE}|{_FEATURE}=(?:on|off)))*")
 # A file this long is no VM definition.
 FILE_LIMIT = 1 << 20
 
@@ -112,6 +114,14 @@ def _machine(where: str, value: Any) -> str:
     return value
 
 
+def _cpu(where: str, value: Any) -> str:
+    """A model and features; QEMU's -cpu takes other things too, such as memory=."""
+    text: str = values.text(where, value)
+    if text == "help" or not CPU.fullmatch(text):
+        raise refused(where, f"{value!r} is not a model with features, such as max,+aes,pcid=off")
+    return text
+
+
 def _accel(where: str, value: Any) -> str:
     if value == "kvm":
         raise refused(where, "kvm is not supported yet; use tcg")
@@ -158,7 +168,7 @@ SPEC: dict[str, Reader] = {
     "platform": values.choice("plain"),
     "machine": _machine,
     "accel": _accel,
-    "cpu": values.text,
+    "cpu": _cpu,
     "vcpus": values.integer(1, abi.GVCPU_LIMIT),
     "max_vcpus": values.integer(1, abi.GVCPU_LIMIT),
     "max_memory": values.size,

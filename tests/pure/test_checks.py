@@ -83,7 +83,14 @@ def test_destination(here: dict[str, Any], there: dict[str, Any], name: str) -> 
 
 def test_travels_over_the_link() -> None:
     found = checks.destination_checks(SPEC, THERE, replace(HERE, name_taken=True))
-    assert checks.read([check.document() for check in found]) == found
+    there = checks.read([check.document() for check in found])
+    assert [replace(check, reason="", fix="") for check in there] == [
+        replace(check, reason="", fix="") for check in found
+    ]
+    assert "it suggests: \"cpcctl vm stop t on host-b" in there[0].reason
+    error = checks.refusal(there, "host-b")
+    assert error is not None
+    assert error.hint is None
     assert facts.read_source(facts.source_document(THERE)) == THERE
 
 

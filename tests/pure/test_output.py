@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 
 import pytest
 
 from cpcctl.cli import progress
 from cpcctl.cli.output import Output, pairs, size, table
+from cpcctl.errors import CpcError
 
 
 def test_results_go_to_stdout_and_notes_do_not() -> None:
@@ -117,3 +119,15 @@ def test_a_note_cannot_steer_the_terminal() -> None:
     stream = io.StringIO()
     Output("text", stream, stream).note("one \x1b[2J\ntwo\u202e")
     assert stream.getvalue() == "one \\x1b[2J\ntwo\\u202e\n"
+
+
+def test_a_stream_that_takes_nothing_stops_no_work() -> None:
+    with open("/dev/full", "w") as full:
+        shown = progress.make("plain", full)
+        shown.phase("precopy")
+        shown.finish(True)
+        Output("text", io.StringIO(), full).note("remark")
+        with pytest.raises(CpcError, match="cannot write to stdout: No space left on device"):
+            Output("json", full, io.StringIO()).result([], "")
+        # What is left in the buffer could not be written at the end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())

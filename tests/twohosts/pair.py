@@ -49,6 +49,8 @@ class Host:
             "CPCCTL_QEMU_DATA": os.environ.get("CPCCTL_QEMU_DATA", str(built.qemu_data)),
             "CPCCTL_FIRMWARE": str(built.firmware),
             "CPCCTL_PROGRESS": "none",
+            # The guest that `make setup` builds, and disks in temporary folders.
+            "CPCCTL_ALLOW_PATHS": f"{built.vmlinuz.parents[2]}:{tempfile.gettempdir()}",
             "PYTHONPATH": str(TOP),
         }
 

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a source may make this host open, attach or listen on.
+
+A VM definition that comes over the network names files of this host, and
+QEMU's devices can read and write more of them. The source is believed in
+none of it: files lie below folders that the operator of `receive` allows,
+and devices are of a few emulated kinds, with a few harmless settings.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from cpcctl.errors import shown
+from cpcctl.migrate.checks import PASSED_THROUGH, VTPM, Check
+from cpcctl.vm.spec import VmSpec
+
+DEFAULT_FOLDERS = ("/var/lib/cpcctl/images", "/srv")
+DRIVERS = frozenset(
+    {
+        "virtio-rng-pci", "virtio-balloon-pci", "virtio-scsi-pci", "virtio-keyboard-pci",
+        "virtio-mouse-pci", "virtio-tablet-pci", "pvpanic", "pvpanic-pci", "qemu-xhci",
+        "usb-kbd", "usb-mouse", "usb-tablet", "pcie-root-port",
+    }
+)
+SETTINGS = frozenset(
+    {
+        "id", "bus", "addr", "port", "chassis", "slot", "multifunction", "disable-legacy",
+        "disable-modern", "max-bytes", "period", "free-page-reporting", "deflate-on-oom",
+        "num_queues", "events",
+    }
+)
+VALUE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+FORWARD = re.compile(r"(?:tcp|udp):[0-9.]*:\d{1,5}-[0-9.]*:\d{1,5}")
+
+
+def folders(configured: str) -> tuple[Path, ...]:
+    """The allowed folders: ours and the configured ones, which ':' separates."""
+    return tuple(Path(word) for word in (*DEFAULT_FOLDERS, *filter(None, configured.split(":"))))
+
+
+def look(spec: VmSpec, allowed: Iterable[Path]) -> list[Check]:
+    """The checks that come before any other of the destination, which open files."""
+    real = {path: os.path.realpath(path) for path in _paths(spec)}
+    return judge(spec, real, [os.path.realpath(folder) for folder in allowed])
+
+
+def judge(spec: VmSpec, real: dict[str, str], allowed: Iterable[str]) -> list[Check]:
+    """Pure. real: every path of the definition, without symbolic links, as the folders are."""
+    roots = [folder.rstrip("/") + "/" for folder in allowed]
+    outside = sorted(
+        path for path, found in real.items() if not any(found.startswith(r) for r in roots)
+    )
+    drivers = [device.split(",")[0] for device in spec.devices]
+    passed = sorted({driver for driver in drivers if driver in PASSED_THROUGH})
+    tpm = sorted({driver for driver in drivers if driver in VTPM})
+    bad = {device: why for device in spec.devices if (why := _device_problem(device))}
+    forwards = [rule for nic in spec.nics for rule in nic.hostfwd if not FORWARD.fullmatch(rule)]
+    options = " ".join(
+        f"--allow-path {shown(parent)}"
+        for parent in dict.fromkeys(os.path.dirname(path) for path in outside)
+    )
+    return [
+        Check(
+            "paths",
+            not outside,
+            f"{', '.join(shown(path) for path in outside)} is not below a folder that this "
+            "host's operator allows",
+            f"cpcctl receive {options}",
+        ),
+        Check(
+            "passthrough",
+            not passed,
+            f"{', '.join(passed)} belongs to the other host's hardware",
+            "remove the device from the guest, then migrate",
+        ),
+        Check(
+            "vtpm",
+            not tpm,
+            f"{', '.join(tpm)} keeps its state outside the guest",
+            "start the VM without a vTPM",
+        ),
+        Check(
+            "devices",
+            not bad,
+            "; ".join(f"{shown(device, 256)}: {why}" for device, why in bad.items()),
+            "start the VM without the device",
+        ),
+        Check(
+            "hostfwd",
+            not forwards,
+            f"{', '.join(shown(rule, 256) for rule in forwards)} is no plain TCP or UDP rule",
+            "start the VM with rules such as tcp::2222-:22",
+        ),
+    ]
+
+
+def _paths(spec: VmSpec) -> list[str]:
+    named = (spec.kernel, spec.initrd, spec.uefi_code, spec.uefi_vars)
+    return [path for path in named if path is not None] + [disk.path for disk in spec.disks]
+
+
+def _device_problem(device: str) -> str:
+    """"" for a device that opens nothing of this host, else why it is refused."""
+    driver, *words = device.split(",")
+    if driver in PASSED_THROUGH or driver in VTPM:
+        return ""  # said by a check of its own
+    if driver not in DRIVERS:
+        return "no device that may come over the network"
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in SETTINGS or not VALUE.fullmatch(value):
+            return f"its setting {shown(word, 64)!r} may not come over the network"
+    return ""
