@@ -108,6 +108,11 @@ def test_a_life(define: Any, cli: Any, place: Settings) -> None:
     assert [entry["state"] for entry in shown["hvcpus"]] == ["parked", "parked"]
     assert shown["trusted_bytes"] > 0
 
+    code, out, err = cli("vm", "status", "a")
+    assert (code, err.split(":")[0]) == (0, "plain")
+    assert "trusted memory:" in out
+    assert "trusted_bytes" not in out
+
     code, _, err = cli("vm", "start", str(path))
     assert (code, err.splitlines()[0]) == (3, "error: VM a runs on host-a already")
 

@@ -65,6 +65,7 @@ def test_others_use_the_xdg_folders() -> None:
         ("host: [1]", "host must be a text"),
         ("- a", "must be keys and values"),
         ("host: [", "is not valid YAML"),
+        ("host: x\nformat: json\nhost: y\n", "key 'host' is given twice, again in line 3"),
         ("format: xml", "format must be one of text, json, not 'xml'"),
         ("progress: 3d", "progress must be one of"),
         ("[" * 5000, "is not valid YAML"),
