@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import contextlib
-
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.state import Folders, VmLock
 from cpcctl.jobs.store import INTERRUPTED, JobStore, Record
-from cpcctl.migrate import trouble, worker
+from cpcctl.migrate import trouble, without, worker
 from cpcctl.migrate.machine import Phase
 
 
@@ -57,7 +55,7 @@ def recover(settings: Settings, job_id: str) -> Record:
         try:
             source = worker.make_source(settings, job)
         except CpcError as error:
-            worker.end(job, _without_source(settings, job_id, record, error))
+            without.settle(settings, job, error)
             return store.load(job_id)
         try:
             source.phase = Phase[was.upper()] if was.upper() in Phase.__members__ else Phase.COPY
@@ -69,30 +67,3 @@ def recover(settings: Settings, job_id: str) -> Record:
         finally:
             source.close()
     return store.load(job_id)
-
-
-def _without_source(
-    settings: Settings, job_id: str, record: Record, error: CpcError
-) -> CpcError:
-    """QEMU is gone here: only the destination can have the guest."""
-    if "commit" in record.data or "prepared" in record.data:
-        return CpcError(
-            f"VM {record.vm} does not run on {settings.host}; whether it runs on the "
-            "destination is not known",
-            exit_code=ExitCode.UNPROVEN,
-            host=settings.host,
-            cause=error.cause or error.message,
-            hint=f"cpcctl vm status {record.vm} on the destination; "
-            f"cpcctl job resume {job_id} once it can be reached",
-        )
-    with contextlib.suppress(CpcError):
-        from cpcctl.vm import lifecycle
-
-        lifecycle.discard(settings, record.vm)
-    return CpcError(
-        f"VM {record.vm} was lost: QEMU on {settings.host} died before the handover",
-        exit_code=ExitCode.LOST,
-        host=settings.host,
-        cause=error.cause or error.message,
-        hint="restore it from a snapshot or a backup",
-    )

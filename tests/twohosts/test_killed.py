@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 
 import pytest
 
@@ -165,6 +166,51 @@ def test_source_qemu_killed(pair: Pair, phase: str) -> None:
     assert "lost" in done.stderr
     finish(receive, None)
     assert pair.b.vm_state(name) == "absent"
+
+
+def everything_killed_on_a(pair: Pair, process: subprocess.Popen[str], name: str) -> str:
+    """The worker, the front end and QEMU; the id of the job that is left."""
+    worker = pair.worker()
+    process.kill()
+    finish(process, None)
+    os.kill(worker, signal.SIGKILL)
+    qemu = pair.a.qemu_pid(name)
+    os.kill(qemu, signal.SIGKILL)
+    for pid in (worker, qemu):
+        until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"), "it to go")
+    return str(pair.a.jobs("migrate")[-1]["id"])
+
+
+def test_source_host_dies_after_the_guest_has_gone(pair: Pair) -> None:
+    """job resume asks the destination: not proven while it is away, then moved."""
+    name = pair.vm()
+    receive, ticket = pair.receive(stop_at="there-released")
+    process = pair.migrate(name, ticket)
+    wait_stopped(receive.pid)
+    job = everything_killed_on_a(pair, process, name)
+    receive.kill()
+    finish(receive, None)
+    done = pair.a.run("job", "resume", job, expect=5)
+    assert "whether it runs on the destination is not known" in done.stderr
+    again = pair.b.start("job", "resume", pair.b.jobs("receive")[-1]["id"])
+    until(lambda: pair.a.run("job", "resume", job, expect=None).returncode == 0, "the answer")
+    finish(again, 0)
+    pair.check_one_side(name, "b")
+    assert pair.a.jobs("migrate")[-1]["state"] == "done"
+    assert "ticket" not in pair.a.jobs("migrate")[-1]["data"]
+
+
+def test_source_host_dies_with_the_commit(pair: Pair) -> None:
+    """COMMIT was signed and never left: nobody can run this guest any more."""
+    name = pair.vm()
+    receive, ticket = pair.receive("--grace", "60")
+    process = pair.migrate(name, ticket, stop_at="run")
+    wait_stopped(pair.worker())
+    job = everything_killed_on_a(pair, process, name)
+    done = pair.a.run("job", "resume", job, expect=7)
+    assert "was lost" in done.stderr
+    finish(receive, 1)
+    assert (pair.a.vm_state(name), pair.b.vm_state(name)) == ("absent", "absent")
 
 
 def test_network_cut_longer_than_the_timeout(pair: Pair) -> None:
