@@ -121,6 +121,19 @@ def test_busy_hvcpus_are_left_alone(line: Line) -> None:
     assert [cpu.wakes for cpu in line.cpus] == [0, 0]
 
 
+def test_firmware_that_waits_for_a_closed_stream_is_noticed(line: Line) -> None:
+    line.start()
+    put(line.out, b"x" * 100)
+    line.sender.finish.set()
+    line.receiver.join(SECONDS)
+    line.cpus[1].asleep = True
+    assert not line.receiver.starved  # it has 100 bytes to take yet
+    take(line.back, 100)
+    assert line.receiver.starved
+    line.cpus[1].asleep = False
+    assert not line.receiver.starved  # it works on them
+
+
 def test_lost_destination_is_an_error(line: Line) -> None:
     line.receiver.link.close()
     line.sender.start()
