@@ -226,6 +226,10 @@ class VmLock:
                 cause=holder or None,
                 hint=f"cpcctl job list --vm {name}",
             ) from None
+        if not _same_file(fd, path):
+            # Its last holder removed it between our open and our lock.
+            os.close(fd)
+            return cls.take(folders, name, purpose)
         # Only words for people; a full disk must not stop the work.
         with contextlib.suppress(OSError):
             os.ftruncate(fd, 0)
@@ -235,6 +239,15 @@ class VmLock:
     def fileno(self) -> int:
         """The descriptor that holds the lock, to hand to a child."""
         return self._fd
+
+    def remove(self) -> None:
+        """Unlock and leave no lock file, for a VM that does not exist after all.
+
+        Not when a child was handed fileno(): it would hold nothing any more.
+        """
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+        self.release()
 
     def release(self) -> None:
         """Unlock, unless a child still holds it. May be called twice."""
@@ -247,3 +260,10 @@ class VmLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def _same_file(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False

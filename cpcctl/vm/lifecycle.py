@@ -195,7 +195,12 @@ def start(
     """
     if lock is None:
         with VmLock.take(Folders.of(settings), spec.name, "vm start") as held:
-            return start(settings, spec, incoming=incoming, lock=held)
+            try:
+                return start(settings, spec, incoming=incoming, lock=held)
+            except CpcError:
+                if not Folders.of(settings).vm(spec.name).state.exists():
+                    held.remove()
+                raise
     paths = Folders.of(settings).vm(spec.name)
     existing = _recorded(settings, spec.name, paths)
     if existing is not None and existing.alive:

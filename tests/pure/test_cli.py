@@ -128,6 +128,7 @@ def test_too_little_memory(
     monkeypatch.setattr("cpcctl.vm.lifecycle.available_memory", lambda: 100 << 20)
     (host / "vm.yaml").write_text("name: a\nmemory: 64M\n")
     assert run("vm", "start", str(host / "vm.yaml")) == 3
+    assert list((host / "r" / "locks").iterdir()) == []
     assert capsys.readouterr().err == (
         "error: too little memory on host-a for VM a\n"
         "  cause (host-a): 354 MiB needed, QEMU and rings included; 100 MiB available\n"

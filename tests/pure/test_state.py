@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -117,6 +118,30 @@ def test_a_lock_dies_with_its_holder(folders: Folders) -> None:
         child.kill()
         child.wait()
     VmLock.take(folders, "a", "y").release()
+
+
+def test_a_removed_lock_file_locks_the_next_holder_too(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = VmLock.take(folders, "a", "x")
+    before = fcntl.flock
+    calls = []
+
+    def late(fd: int, how: int) -> None:
+        # The holder removes the file after it was opened and before it is locked.
+        if not calls:
+            first.remove()
+        calls.append(fd)
+        before(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with VmLock.take(folders, "a", "y") as second:
+        assert len(calls) == 2
+        assert second.path.exists()
+        with pytest.raises(CpcError):
+            VmLock.take(folders, "a", "z")
+    second.remove()
+    assert os.listdir(second.path.parent) == []
 
 
 def test_a_lock_handed_to_a_child_stays(folders: Folders) -> None:
