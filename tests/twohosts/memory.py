@@ -10,39 +10,39 @@ from pathlib import Path
 CHUNK = 4 << 20
 
 
-def guest_memory(pid: int) -> int:
-    """Descriptor of the memory file of a QEMU's guest RAM; close it."""
-    best, size = "", 0
+def guest_memory(pid: int) -> list[int]:
+    """Descriptors of a QEMU's guest RAM, one a block, in order; close them."""
+    found = []
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            if "memfd:" in os.readlink(entry) and entry.stat().st_size > size:
-                best, size = str(entry), entry.stat().st_size
+            if "memory-backend-memfd" in os.readlink(entry):
+                found.append(int(entry.name))
         except OSError:
             continue
-    assert best, f"process {pid} has no memory file"
-    return os.open(best, os.O_RDONLY)
+    assert found, f"process {pid} has no memory file"
+    return [os.open(f"/proc/{pid}/fd/{number}", os.O_RDWR) for number in sorted(found)]
 
 
 def digest(pid: int) -> str:
-    """SHA-256 of all guest RAM. Holes read as zeros and stay holes."""
-    total, offset = hashlib.sha256(), 0
-    file = guest_memory(pid)
-    try:
+    """SHA-256 of all guest RAM, every block. Holes read as zeros and stay holes."""
+    total = hashlib.sha256()
+    for file in guest_memory(pid):
+        offset = 0
         while chunk := os.pread(file, CHUNK, offset):
             total.update(chunk)
             offset += len(chunk)
-    finally:
+        total.update(offset.to_bytes(8, "little"))
         os.close(file)
     return total.hexdigest()
 
 
 def resident_bytes(pid: int) -> int:
     """Bytes of guest RAM that the host has allocated."""
-    file = guest_memory(pid)
-    try:
-        return os.fstat(file).st_blocks * 512
-    finally:
+    total = 0
+    for file in guest_memory(pid):
+        total += os.fstat(file).st_blocks * 512
         os.close(file)
+    return total
 
 
 def cpu_seconds(pid: int, thread: int) -> float:
@@ -52,6 +52,7 @@ def cpu_seconds(pid: int, thread: int) -> float:
 
 
 def peak_bytes(pid: int) -> int:
-    """Largest resident size that a process has had, mappings of files left out."""
+    """Largest resident size that a process has had, the mapped ring file left out."""
     text = Path(f"/proc/{pid}/status").read_text()
-    return next(int(line.split()[1]) for line in text.splitlines() if "RssAnon" in line) * 1024
+    sizes = {line.split(":")[0]: line.split() for line in text.splitlines()}
+    return (int(sizes["VmHWM"][1]) - int(sizes["RssShmem"][1])) * 1024

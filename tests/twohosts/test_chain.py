@@ -21,7 +21,7 @@ def console(pair: Pair, name: str) -> Console:
 def hop(pair: Pair, name: str) -> None:
     """Move it to b, compare all of its memory while nobody runs, swap a and b."""
     receive, ticket = pair.receive()
-    process = pair.migrate(name, ticket, "--max-downtime", "2000", stop_at="commit")
+    process = pair.migrate(name, ticket, "--max-downtime", "10000", stop_at="commit")
     worker = pair.worker()
     wait_stopped(worker)
     here, there = pair.a.qemu_pid(name), pair.b.qemu_pid(name)
@@ -43,7 +43,7 @@ def test_ten_hops_under_a_writer(pair: Pair, machine: str) -> None:
         memory="384M",
         memory_blocks=2,
         initrd=str(pair.built.guest_initrd),
-        append="console=ttyS0 quiet cpc.job=fill:32,writer:32",
+        append="console=ttyS0 quiet cpc.job=fill:32,writer:64",
     )
     log = pair.a.folder / "s" / "vms" / name / "console.log"
     with console(pair, name) as shell:
@@ -56,23 +56,24 @@ def test_ten_hops_under_a_writer(pair: Pair, machine: str) -> None:
         assert shell.run("nproc").strip() == "2"
 
 
-def test_digest_notices_one_byte(pair: Pair) -> None:
-    """The comparison above is one that can fail."""
-    name = pair.vm()
+@pytest.mark.parametrize("block", [0, 1])
+def test_digest_notices_one_byte(pair: Pair, block: int) -> None:
+    """The comparison above is one that can fail, in each block of memory."""
+    name = pair.vm(memory_blocks=2)
     receive, ticket = pair.receive()
     process = pair.migrate(name, ticket, stop_at="commit")
     worker = pair.worker()
     wait_stopped(worker)
     here, there = pair.a.qemu_pid(name), pair.b.qemu_pid(name)
     before = memory.digest(there)
-    file = memory.guest_memory(there)
-    writable = os.open(f"/proc/self/fd/{file}", os.O_RDWR)
-    byte = os.pread(writable, 1, 0x10000)
-    os.pwrite(writable, bytes([byte[0] ^ 1]), 0x10000)
+    files = memory.guest_memory(there)
+    assert len(files) == 2
+    byte = os.pread(files[block], 1, 0x10000)
+    os.pwrite(files[block], bytes([byte[0] ^ 1]), 0x10000)
     assert memory.digest(there) != before
-    os.pwrite(writable, byte, 0x10000)
-    os.close(writable)
-    os.close(file)
+    os.pwrite(files[block], byte, 0x10000)
+    for file in files:
+        os.close(file)
     assert memory.digest(there) == memory.digest(here)
     os.kill(worker, signal.SIGCONT)
     finish(process, 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Disk and network at work through the switchover."""
+"""A disk at work through the switchover; test_demo.py has the network."""
 
 from __future__ import annotations
 
