@@ -125,7 +125,7 @@ def test_a_removed_lock_file_locks_the_next_holder_too(
 ) -> None:
     first = VmLock.take(folders, "a", "x")
     before = fcntl.flock
-    calls = []
+    calls: list[int] = []
 
     def late(fd: int, how: int) -> None:
         # The holder removes the file after it was opened and before it is locked.
