@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cpcctl.errors import shown
+from cpcctl.migrate import image
 from cpcctl.migrate.checks import PASSED_THROUGH, VTPM, Check
 from cpcctl.vm.spec import VmSpec
 
@@ -45,15 +46,43 @@ def folders(configured: str) -> tuple[Path, ...]:
 def look(spec: VmSpec, allowed: Iterable[Path]) -> list[Check]:
     """The checks that come before any other of the destination, which open files."""
     real = {path: os.path.realpath(path) for path in _paths(spec)}
-    return judge(spec, real, [os.path.realpath(folder) for folder in allowed])
+    roots = [os.path.realpath(folder).rstrip("/") + "/" for folder in allowed]
+    odd: dict[str, str] = {}
+    # What is in a raw disk is the guest's and means nothing to QEMU.
+    for disk in (disk for disk in spec.disks if disk.format == "qcow2"):
+        _follow(disk.path, real, odd, roots)
+    return judge(spec, real, odd, roots)
 
 
-def judge(spec: VmSpec, real: dict[str, str], allowed: Iterable[str]) -> list[Check]:
-    """Pure. real: every path of the definition, without symbolic links, as the folders are."""
-    roots = [folder.rstrip("/") + "/" for folder in allowed]
-    outside = sorted(
-        path for path, found in real.items() if not any(found.startswith(r) for r in roots)
-    )
+def _follow(path: str, real: dict[str, str], odd: dict[str, str], roots: list[str]) -> None:
+    """Add what an image is based on, as long as that may be looked at."""
+    for _ in range(image.CHAIN_MAX):
+        if not _below(real[path], roots):
+            return
+        try:
+            base = image.base(path)
+        except ValueError as error:
+            odd[path] = str(error)
+            return
+        except OSError:
+            return  # another check says so
+        if base is None:
+            return
+        path = base
+        real[path] = os.path.realpath(path)
+    odd[path] = "is one base too many"
+
+
+def _below(found: str, roots: list[str]) -> bool:
+    return any(found.startswith(root) for root in roots)
+
+
+def judge(
+    spec: VmSpec, real: dict[str, str], odd: dict[str, str], roots: list[str]
+) -> list[Check]:
+    """Pure. real: every path, without symbolic links. odd: images and what is
+    wrong with them. roots: the folders, without links and with a final slash."""
+    outside = sorted(path for path, found in real.items() if not _below(found, roots))
     drivers = [device.split(",")[0] for device in spec.devices]
     passed = sorted({driver for driver in drivers if driver in PASSED_THROUGH})
     tpm = sorted({driver for driver in drivers if driver in VTPM})
@@ -70,6 +99,12 @@ def judge(spec: VmSpec, real: dict[str, str], allowed: Iterable[str]) -> list[Ch
             f"{', '.join(shown(path) for path in outside)} is not below a folder that this "
             "host's operator allows",
             f"cpcctl receive {options}",
+        ),
+        Check(
+            "images",
+            not odd,
+            "; ".join(f"{shown(path)} {why}" for path, why in odd.items()),
+            "use an image whose bases are files",
         ),
         Check(
             "passthrough",

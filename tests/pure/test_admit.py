@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,37 @@ def test_a_folder_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     assert failed(replace(SPEC, kernel=str(tmp_path / "link" / "k")), tmp_path / "link") == {}
     assert failed(replace(SPEC, kernel=str(tmp_path / "real" / "k")), tmp_path / "link") == {}
+
+
+def qcow2(path: Path, base: str = "", features: int = 0) -> str:
+    """The header of an image with a base."""
+    head = struct.pack(">4sIQI", b"QFI\xfb", 3, 512 if base else 0, len(base))
+    head = head.ljust(72, b"\0") + struct.pack(">Q", features)
+    path.write_bytes(head.ljust(512, b"\0") + base.encode())
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("base", "features", "name"),
+    [("/etc/shadow", 0, "paths"), ("../out", 0, "paths"), ("json:{}", 0, "images"),
+     ("nbd://h/x", 0, "images"), ("", 4, "images"), ("top", 0, "images"), ("middle", 0, "paths"),
+     ("x" * 1024, 0, "images")],
+)
+def test_what_an_image_is_based_on(tmp_path: Path, base: str, features: int, name: str) -> None:
+    qcow2(tmp_path / "middle", "/etc/passwd")
+    top = qcow2(tmp_path / "top", base, features)
+    assert list(failed(replace(SPEC, disks=(Disk(top),)), tmp_path)) == [name]
+
+
+def test_an_image_with_a_base_inside(tmp_path: Path) -> None:
+    qcow2(tmp_path / "base")
+    top = qcow2(tmp_path / "top", "base")
+    os.mkfifo(tmp_path / "fifo")
+    disks = (Disk(top), Disk(str(tmp_path / "none")), Disk(qcow2(tmp_path / "alone")),
+             Disk(qcow2(tmp_path / "raw", "/etc/shadow"), "raw"))
+    assert failed(replace(SPEC, disks=disks), tmp_path) == {}
+    fifo = replace(SPEC, disks=(Disk(str(tmp_path / "fifo")),))
+    assert list(failed(fifo, tmp_path)) == ["images"]
 
 
 def test_folders() -> None:
