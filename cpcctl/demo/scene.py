@@ -18,7 +18,8 @@ from cpcctl.demo.hosts import GUEST_ADDRESS, Host, Place, kill
 from cpcctl.demo.plain import PlainGuest
 from cpcctl.errors import CpcError, ExitCode
 
-READY_SECONDS = 180.0
+# Filling 500 MiB with random data takes a minute under TCG, more on a busy machine.
+READY_SECONDS = 600.0
 MIGRATE_SECONDS = 600
 
 
