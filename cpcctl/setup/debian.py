@@ -17,7 +17,6 @@ from pathlib import Path
 from cpcctl.setup import store
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
 SOURCE_SUITE = "trixie"
 RELEASES = ("bookworm", "trixie")
 LIST_AGE_SECONDS = 24 * 3600
@@ -43,11 +42,14 @@ def parse_mirrors(text: str) -> list[tuple[str, list[str]]]:
 
 
 def choose_mirror(entries: list[tuple[str, list[str]]]) -> str:
-    """The first plain Debian archive among the entries, else Debian's own."""
+    """The first plain Debian archive among the entries. Raises AptError: there is none."""
     for uri, suites in entries:
         if uri.startswith(("http://", "https://")) and any(s in RELEASES for s in suites):
             return uri.rstrip("/")
-    return DEFAULT_MIRROR
+    raise AptError(
+        "apt on this machine knows no Debian archive; add a `deb` line of "
+        f"{' or '.join(RELEASES)} to its sources"
+    )
 
 
 def system_entries() -> list[tuple[str, list[str]]]:

@@ -31,11 +31,21 @@ Components: main
     [
         (ONE_LINE, "http://mirror.invalid/debian"),
         (DEB822, "https://first.invalid/debian"),
-        ("", debian.DEFAULT_MIRROR),
-        ("deb cdrom:[x]/ bookworm main", debian.DEFAULT_MIRROR),
-        ("deb http://other.invalid/ubuntu noble main", debian.DEFAULT_MIRROR),
-        (DEB822.replace("Types: deb deb-src", "Enabled: no\nTypes: deb"), debian.DEFAULT_MIRROR),
     ],
 )
 def test_mirror_is_the_machines_own(text: str, mirror: str) -> None:
     assert debian.choose_mirror(debian.parse_mirrors(text)) == mirror
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "deb cdrom:[x]/ bookworm main",
+        "deb http://other.invalid/ubuntu noble main",
+        DEB822.replace("Types: deb deb-src", "Enabled: no\nTypes: deb"),
+    ],
+)
+def test_no_mirror_is_guessed(text: str) -> None:
+    with pytest.raises(debian.AptError, match="no Debian archive"):
+        debian.choose_mirror(debian.parse_mirrors(text))
