@@ -59,6 +59,7 @@ def crypto_check(out: Path) -> Path:
     return program
 
 
+@pytest.mark.slow
 def test_the_same_source_gives_the_same_bytes(out: Path, tmp_path: Path) -> None:
     """Other source folder, other output folder: equal images."""
     copy = tmp_path / "a folder with quite another name".replace(" ", "-")
@@ -70,6 +71,7 @@ def test_the_same_source_gives_the_same_bytes(out: Path, tmp_path: Path) -> None
     assert first == second
 
 
+@pytest.mark.slow
 def test_a_change_in_the_source_changes_the_measurement(out: Path, tmp_path: Path) -> None:
     """The negative control of the test above, and what `make image` prints."""
     for part in ("firmware", "abi"):

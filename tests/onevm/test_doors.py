@@ -18,6 +18,9 @@ from cpcctl.config.settings import Settings
 from cpcctl.host.qmp import Qmp, QmpError
 from cpcctl.vm import lifecycle, spec
 
+# Left out by make test-fast, which has a minute.
+pytestmark = pytest.mark.slow
+
 DENIED = "not for the host to read"
 DEVICE = "/machine/peripheral/cpc"
 

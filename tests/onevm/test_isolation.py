@@ -21,6 +21,9 @@ from cpcctl.vm import lifecycle, spec
 # Reuses the host that tests of one VM have.
 from tests.onevm.test_vm import place  # noqa: F401
 
+# Left out by make test-fast, which has a minute.
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(__file__).with_name("probe.S")
 SECONDS = 40.0
 KNOWN = 0x0123456789ABCDEF

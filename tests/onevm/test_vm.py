@@ -349,6 +349,7 @@ def test_a_missing_ring_file(define: Any, cli: Any, place: Settings) -> None:
     assert "No such file or directory" in err
 
 
+@pytest.mark.slow
 def test_a_stopped_qemu_does_not_hang_us(define: Any, cli: Any, place: Settings) -> None:
     vm = lifecycle.start(place, spec.load(define()))
     os.kill(vm.process.pid, signal.SIGSTOP)
