@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from cpcctl.config.load import load
 from cpcctl.config.settings import Settings
 from cpcctl.host.qmp import Qmp, QmpError
 from cpcctl.vm import lifecycle, spec
@@ -23,23 +22,6 @@ pytestmark = pytest.mark.slow
 
 DENIED = "not for the host to read"
 DEVICE = "/machine/peripheral/cpc"
-
-
-@pytest.fixture
-def place(
-    built: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Settings]:
-    """A host of its own."""
-    folder = tmp_path_factory.mktemp("d")
-    for name, value in {
-        "STATE_DIR": folder / "s", "RUN_DIR": folder / "r", "QEMU": built.qemu,
-        "QEMU_DATA": built.qemu_data, "FIRMWARE": built.firmware,
-    }.items():
-        monkeypatch.setenv(f"CPCCTL_{name}", str(value))
-    settings = load({})
-    yield settings
-    for vm in lifecycle.list_all(settings):
-        lifecycle.discard(settings, vm["name"])
 
 
 @pytest.fixture

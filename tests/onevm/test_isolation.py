@@ -18,9 +18,6 @@ import pytest
 from cpcctl import abi
 from cpcctl.vm import lifecycle, spec
 
-# Reuses the host that tests of one VM have.
-from tests.onevm.test_vm import place  # noqa: F401
-
 # Left out by make test-fast, which has a minute.
 pytestmark = pytest.mark.slow
 
@@ -88,7 +85,7 @@ def seen(lines: list[str]) -> list[tuple[int, int]]:
     return [(int(address, 16), int(value, 16)) for address, value in pairs]
 
 
-def test_a_gvcpu_reaches_nothing_of_an_hvcpu(place: Any, probe: Path) -> None:  # noqa: F811
+def test_a_gvcpu_reaches_nothing_of_an_hvcpu(place: Any, probe: Path) -> None:
     definition = spec.read(
         {"name": "probe", "memory": "64M", "kernel": str(probe), "hvcpus": 1, "ring_size": "2M"}
     )

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ import yaml
 
 from cpcctl import __main__ as entry
 from cpcctl import abi
-from cpcctl.config.load import load
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError
 from cpcctl.host.process import ProcessId
@@ -27,25 +26,6 @@ from cpcctl.host.shm import CallError
 from cpcctl.vm import lifecycle, spec
 
 SLICE = 0.005
-
-
-@pytest.fixture
-def place(
-    built: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Settings]:
-    """A host of its own; whatever runs on it afterwards is ended."""
-    # Socket paths are short, and pytest's own folders are not.
-    folder = tmp_path_factory.mktemp("h")
-    for name, value in {
-        "STATE_DIR": folder / "s", "RUN_DIR": folder / "r", "QEMU": built.qemu,
-        "QEMU_DATA": built.qemu_data, "FIRMWARE": built.firmware, "HOST": "host-a",
-        "FORMAT": "text",
-    }.items():
-        monkeypatch.setenv(f"CPCCTL_{name}", str(value))
-    settings = load({})
-    yield settings
-    for vm in lifecycle.list_all(settings):
-        lifecycle.discard(settings, vm["name"])
 
 
 @pytest.fixture
