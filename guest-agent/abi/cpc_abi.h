@@ -21,7 +21,7 @@
 
 #include <stdint.h>
 
-#define CPC_ABI_VERSION        1u
+#define CPC_ABI_VERSION        2u
 #define CPC_PAGE_SHIFT         12
 #define CPC_PAGE_SIZE          4096u
 #define CPC_HVCPU_LIMIT        16u     /* hvCPUs a machine may have */
@@ -34,10 +34,12 @@
 
 /* ---- the hvCPU's address space (second-stage view) ---------------------- */
 
+/* All of it below 512 GiB for guests of up to 256 GiB: under KVM it has to fit
+ * what the CPU can address, and client CPUs have 39 bits. */
 #define CPC_TRUSTED_BASE       0x0000000000100000ull  /* firmware, its tables */
-#define CPC_SHM_BASE           0x0000004000000000ull  /* the ring file */
-#define CPC_MMIO_BASE          0x0000005000000000ull  /* one page of registers */
-#define CPC_WINDOW_BASE        0x0000008000000000ull  /* guest RAM, flat */
+#define CPC_SHM_BASE           0x0000002000000000ull  /* the ring file */
+#define CPC_MMIO_BASE          0x0000003000000000ull  /* one page of registers */
+#define CPC_WINDOW_BASE        0x0000004000000000ull  /* guest RAM, flat */
 
 /* Registers on the MMIO page: 64-bit writes, anything else is ignored. */
 #define CPC_MMIO_PARK          0x00u  /* any value: sleep until woken */

@@ -25,7 +25,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, value in {
         "STATE_DIR": str(tmp_path / "s"), "RUN_DIR": str(tmp_path / "r"), "HOST": "host-a",
         "CACHE_DIR": str(tmp_path / "c"), "QEMU": "", "QEMU_DATA": "", "FIRMWARE": "",
-        "FORMAT": "", "PROGRESS": "",
+        "FORMAT": "", "PROGRESS": "", "ACCEL": "tcg", "KVM_VERDICT": "",
     }.items():
         monkeypatch.setenv(f"CPCCTL_{name}", value)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
@@ -168,8 +168,8 @@ def test_version_without_any_part(host: Path, capsys: pytest.CaptureFixture[str]
     assert run("version", "--format", "json") == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out) == {
-        "cpcctl": "0.1.0", "abi": 1, "wire": 1, "qemu": None, "qemu_patched": None,
-        "firmware": None,
+        "cpcctl": "0.1.0", "abi": 2, "wire": 1, "qemu": None, "qemu_patched": None,
+        "firmware": None, "accel": "tcg",
     }
     assert "qemu: no patched QEMU found" in shown.err
 
@@ -182,8 +182,8 @@ def test_doctor_names_every_check_and_its_fix(
     assert shown["ok"] is False
     checks = {check["name"]: check for check in shown["checks"]}
     assert list(checks) == [
-        "python", "packages", "qemu", "qemu-patched", "tcg-threads", "firmware", "hvcpu-ping",
-        "ring-space", "memory", "state-folder", "namespaces", "tun",
+        "python", "packages", "qemu", "qemu-patched", "tcg-threads", "firmware", "kvm",
+        "accelerator", "hvcpu-ping", "ring-space", "memory", "state-folder", "namespaces", "tun",
     ]
     assert all(set(check) == {"name", "state", "detail", "fix"} for check in checks.values())
     assert checks["qemu"]["state"] == "fail"

@@ -8,9 +8,9 @@
 #include "version.h"
 
 #define CPC_IMAGE_MAGIC   0x57464350
-#define CPC_ABI_VERSION   1
+#define CPC_ABI_VERSION   2
 #define CPC_HVCPU_LIMIT   16
-#define MMIO_PARK         0x0000005000000000
+#define MMIO_PARK         0x0000003000000000
 
 #define MSR_EFER          0xc0000080
 #define EFER_NXE          (1 << 11)

@@ -32,7 +32,7 @@
  * emulated TLB would throw one out for the other on each access. (Below 2 MiB
  * the record headers between the pages shift them against each other.)
  */
-#define RING_VIRTUAL        0x0000006000000000
+#define RING_VIRTUAL        0x0000700000000000
 #define RING_STRIDE         0x10000000
 #define RING_SKEW           0x00a00000
 

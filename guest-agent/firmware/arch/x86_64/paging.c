@@ -153,7 +153,7 @@ static bool plausible(const struct cpc_boot_info *boot)
            boot->shm_size <= CPC_MMIO_BASE - CPC_SHM_BASE &&
            boot->trusted_size >= image &&
            boot->trusted_size <= CPC_SHM_BASE - CPC_TRUSTED_BASE &&
-           boot->max_pages <= (VIRTUAL_END - CPC_WINDOW_BASE) / CPC_PAGE_SIZE;
+           boot->max_pages <= (RING_VIRTUAL - CPC_WINDOW_BASE) / CPC_PAGE_SIZE;
 }
 
 uint64_t paging_init(const struct cpc_boot_info *boot)
