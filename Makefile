@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo    set everything up, migrate a live guest, show a report
-# make test    the same set-up, then every test
+# make test    the same set-up, then every test, with TCG and with KVM
 #
 # Every goal is incremental: things are built into the cache (CPC_CACHE, by
 # default ~/.cache/cpc) under a digest of what they are made from.
@@ -11,11 +11,11 @@ PYTHON := $(CACHE)/current/venv/bin/python
 SETUP := /usr/bin/python3 -m
 ARGS ?=
 
-.PHONY: help demo bench test test-fast test-long lint setup packages venv qemu firmware guest clean
+.PHONY: help demo bench bench-kvm test test-fast test-kvm test-long lint setup packages venv qemu firmware guest clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
-	@echo 'also:        test-fast test-long bench lint, and packages venv qemu firmware guest alone'
+	@echo 'also:        test-fast test-kvm test-long bench bench-kvm lint, and packages venv qemu firmware guest alone'
 
 packages:
 	@$(SETUP) cpcctl.setup.packages
@@ -40,8 +40,16 @@ demo: setup
 bench: setup
 	@$(PYTHON) -m cpcctl bench $(ARGS)
 
+# With ARGS only what they choose; the run with KVM has its own, test-kvm ARGS=...
 test: setup
 	@$(PYTHON) -m pytest tests $(ARGS)
+	$(if $(ARGS),,@$(MAKE) -s test-kvm)
+
+test-kvm: setup
+	@$(PYTHON) -m tests.nested.kvm test $(ARGS)
+
+bench-kvm: setup
+	@$(PYTHON) -m tests.nested.kvm bench $(ARGS)
 
 test-fast: setup
 	@$(PYTHON) -m pytest tests -m 'not slow' $(ARGS)

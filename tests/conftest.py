@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,17 +18,39 @@ import pytest
 from cpcctl.demo.hosts import NoNamespaces, World
 from cpcctl.setup import store
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests import accel
+from tests.patience import PATIENCE, patient
+
 # Every process that a test starts inherits this, and is known by it.
 RUN = uuid.uuid4().hex
 RUN_MARK = f"CPC_TEST_RUN={RUN}"
 os.environ["CPC_TEST_RUN"] = RUN
 
-LEAK_SECONDS = 10.0
+LEAK_SECONDS = patient(10.0)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """--long: run the tests that take tens of minutes as well."""
+    """--long: run the tests that take tens of minutes as well. --accel: with what."""
     parser.addoption("--long", action="store_true", help="run tests marked long as well")
+    parser.addoption(
+        "--accel", choices=accel.CHOICES, default="tcg", help="accelerator of every VM (tcg)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Everything that the tests start is told the accelerator, and finds out once
+    whether KVM works."""
+    os.environ[accel.VARIABLE] = config.getoption("--accel")
+    folder = tempfile.TemporaryDirectory(prefix="cpc-verdict-")
+    config.add_cleanup(folder.cleanup)
+    os.environ["CPCCTL_KVM_VERDICT"] = f"{folder.name}/kvm"
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """In the first lines of every run."""
+    return f"accelerator: {accel.chosen()}; time limits: times {PATIENCE:g}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

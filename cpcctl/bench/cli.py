@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 
+from cpcctl.cli import arguments
 from cpcctl.cli.context import Context
 from cpcctl.errors import CpcError, ExitCode
 
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="migrations of each kind (default: 3)",
     )
+    arguments.accel(parser)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
             )
     if not 1 <= args.repeat <= 1000:
         raise CpcError("--repeat must be 1 to 1000", exit_code=ExitCode.USAGE)
-    parts = Parts.of(ctx.settings)
+    parts = Parts.of(ctx.settings).choose(ctx.settings, args.accel, ctx.out.note)
     environment = parts.environment(ctx.settings.firmware)
     try:
         results = bench.run(

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from cpcctl.bench.scenario import Sample, Scenario, result
+from cpcctl.config.patience import patient
 from cpcctl.demo import plain
 from cpcctl.demo.console import Console
 from cpcctl.demo.hosts import World
 from cpcctl.demo.scene import Guest, Parts, call, cmdline, definition, hvcpu_count
 
-READY_SECONDS = 240.0
-MIGRATE_SECONDS = 600.0
+READY_SECONDS = patient(240.0)
+MIGRATE_SECONDS = patient(600.0)
 # The same for both sides.
 DOWNTIME_MS = 300
 
@@ -74,5 +75,5 @@ def run(
                 ours.append(one_of_ours(world, parts, scenario, hvcpus))
                 say(f"{scenario.name}: {turn} of {repeat}, plain QEMU")
                 qemu.append(one_of_theirs(world, parts, scenario))
-        results.append(result(scenario, hvcpus, ours, qemu))
+        results.append(result(scenario, parts.accel, hvcpus, ours, qemu))
     return results

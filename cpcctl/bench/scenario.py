@@ -57,12 +57,13 @@ def ratio(ours: float, theirs: float) -> float | None:
 
 
 def result(
-    scenario: Scenario, hvcpus: int, ours: list[Sample], qemu: list[Sample]
+    scenario: Scenario, accel: str, hvcpus: int, ours: list[Sample], qemu: list[Sample]
 ) -> dict[str, Any]:
     """One object of `results`."""
     mine, other = side(ours), side(qemu)
     return {
         "scenario": scenario.name,
+        "accel": accel,
         "memory_mib": scenario.memory_mib,
         "filled_mib": scenario.filled_mib,
         "hvcpus": hvcpus,
@@ -87,5 +88,6 @@ def text(results: list[dict[str, Any]]) -> str:
                 for who in ("ours", "qemu")
             ]
             times = entry["ratio"][name]
-            rows.append((entry["scenario"], name, *cells, "-" if times is None else f"{times}x"))
-    return table(("SCENARIO", "TIME", "OURS", "PLAIN QEMU", "RATIO"), rows)
+            head = (entry["scenario"], entry["accel"], name)
+            rows.append((*head, *cells, "-" if times is None else f"{times}x"))
+    return table(("SCENARIO", "ACCEL", "TIME", "OURS", "PLAIN QEMU", "RATIO"), rows)

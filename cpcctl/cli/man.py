@@ -36,6 +36,11 @@ VARIABLES = (
     ("CPCCTL_CACHE_DIR, CPC_CACHE", "where built parts are looked for (~/.cache/cpc)"),
     ("CPCCTL_HOST", "this host's name in messages"),
     ("CPCCTL_FORMAT, CPCCTL_PROGRESS", "defaults of the flags"),
+    ("CPCCTL_ACCEL", "auto (default), tcg or kvm, for VMs whose definition and flags leave it "
+     "open; auto is kvm where a small guest and an hvCPU were seen to run with it"),
+    ("CPCCTL_KVM_VERDICT", "file that remembers whether they were, until the next boot "
+     "(kvm-verdict.json in the state folder); cpcctl doctor finds out again"),
+    ("CPCCTL_PATIENCE", "factor for time limits, such as 10 on a host that is itself emulated"),
     ("NO_COLOR", "no colours"),
 )
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 
 from cpcctl import __version__, abi
+from cpcctl.accel import memory
 from cpcctl.cli.context import Context
 from cpcctl.cli.output import pairs
 from cpcctl.errors import CpcError
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
-    """Show every part's version; a part that is missing is shown as null."""
+    """Show every part's version; what is missing, or not known yet, is null."""
     found: dict[str, object] = {
         "cpcctl": __version__,
         "abi": abi.ABI_VERSION,
@@ -25,6 +26,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         "qemu": None,
         "qemu_patched": None,
         "firmware": None,
+        "accel": memory.known(ctx.settings),
     }
     try:
         binary = find.qemu_binary(ctx.settings)

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from cpcctl.cli import arguments
 from cpcctl.cli.arguments import seconds
 from cpcctl.cli.context import Context
 from cpcctl.cli.output import pairs, size, table
@@ -31,23 +32,24 @@ def start_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print QEMU's command line and start nothing",
     )
+    arguments.accel(parser, "what FILE says, else ")
 
 
 def start_run(args: argparse.Namespace, ctx: Context) -> int:
     """Start a VM and say what was made."""
     wanted = spec.load(Path(args.file))
     if args.print_command:
-        resolved, _ = lifecycle.resolve(ctx.settings, wanted)
+        resolved = lifecycle.resolve(ctx.settings, wanted, args.accel, ctx.out.note)
         argv = lifecycle.command_line(ctx.settings, resolved)
         ctx.out.result({"argv": argv}, shlex.join(argv))
         return 0
-    vm = lifecycle.start(ctx.settings, wanted)
+    vm = lifecycle.start(ctx.settings, wanted, accel=args.accel, note=ctx.out.note)
     found = lifecycle.status(ctx.settings, vm.name)
     trusted = found.get("trusted_bytes", 0)
     ctx.out.note(lifecycle.PROTECTION[vm.spec.platform])
     ctx.out.result(
         found,
-        f"started {vm.name}: {vm.spec.machine}, {size(vm.spec.memory)}, "
+        f"started {vm.name}: {vm.spec.machine}, {vm.spec.accel}, {size(vm.spec.memory)}, "
         f"{vm.spec.vcpus} gvCPU, {vm.spec.hvcpus} of {vm.spec.hvcpu_max} hvCPUs, "
         f"trusted memory {size(trusted)}",
     )
@@ -101,11 +103,12 @@ def list_run(args: argparse.Namespace, ctx: Context) -> int:
             size(vm["memory"]) if "memory" in vm else "-",
             vm.get("gvcpus", "-"),
             f"{len(vm['hvcpus'])}/{vm['hvcpu_max']}" if "hvcpus" in vm else "-",
+            vm.get("accel", "-"),
             vm.get("machine", "-"),
         )
         for vm in found
     ]
-    text = table(("NAME", "STATE", "MEMORY", "GVCPUS", "HVCPUS", "MACHINE"), rows)
+    text = table(("NAME", "STATE", "MEMORY", "GVCPUS", "HVCPUS", "ACCEL", "MACHINE"), rows)
     ctx.out.result(found, text)
     return 0
 

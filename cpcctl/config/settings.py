@@ -12,8 +12,9 @@ from cpcctl.errors import CpcError, ExitCode
 
 FORMATS = ("text", "json")
 PROGRESS = ("auto", "bar", "plain", "none")
-CHOICES = {"format": FORMATS, "progress": PROGRESS}
-PATHS = ("state_dir", "run_dir", "cache_dir", "qemu", "qemu_data", "firmware")
+ACCELS = ("auto", "tcg", "kvm")
+CHOICES = {"format": FORMATS, "progress": PROGRESS, "accel": ACCELS}
+PATHS = ("state_dir", "run_dir", "cache_dir", "qemu", "qemu_data", "firmware", "kvm_verdict")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Settings:
     host:      this host's name in messages
     allow_paths: folders whose files a VM that is received may use, besides
                the usual ones; ':' separates them
+    accel: for VMs whose definition leaves it open
+    kvm_verdict: file that remembers whether KVM works; None: in state_dir
     """
 
     state_dir: Path
@@ -39,6 +42,8 @@ class Settings:
     format: str
     progress: str
     allow_paths: str = ""
+    accel: str = "auto"
+    kvm_verdict: Path | None = None
 
 
 NAMES = tuple(field.name for field in fields(Settings))
@@ -70,6 +75,7 @@ def defaults(env: Mapping[str, str], root: bool, uid: int, host: str) -> dict[st
         "host": host,
         "format": "text",
         "progress": "auto",
+        "accel": "auto",
     }
 
 
@@ -118,6 +124,8 @@ def resolve(layers: Iterable[Mapping[str, str | None]]) -> Settings:
         format=chosen["format"],
         progress=chosen["progress"],
         allow_paths=_folders(chosen.get("allow_paths", "")),
+        accel=chosen["accel"],
+        kvm_verdict=paths.get("kvm_verdict"),
     )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from cpcctl.cli import arguments
 from cpcctl.cli.context import Context
 from cpcctl.errors import CpcError, ExitCode
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """demo has no arguments of its own."""
+    """Declare the arguments of demo."""
+    arguments.accel(parser)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
@@ -26,7 +28,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     from cpcctl.demo.console import ConsoleError
     from cpcctl.demo.scene import Parts
 
-    parts = Parts.of(ctx.settings)
+    parts = Parts.of(ctx.settings).choose(ctx.settings, args.accel, ctx.out.note)
     try:
         found = _play(ctx, parts)
     except (ConsoleError, RuntimeError, TimeoutError, subprocess.SubprocessError) as error:

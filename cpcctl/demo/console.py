@@ -8,7 +8,11 @@ import socket
 import time
 from pathlib import Path
 
+from cpcctl.config.patience import patient
+
 READY = "CPC-READY"
+CONNECT_SECONDS = patient(10.0)
+COMMAND_SECONDS = patient(120.0)
 
 
 class ConsoleError(Exception):
@@ -19,7 +23,7 @@ class Console:
     """One connection to a console socket. Close it before a migration moves the
     guest: the destination has a socket of its own."""
 
-    def __init__(self, path: Path, timeout: float = 10.0) -> None:
+    def __init__(self, path: Path, timeout: float = CONNECT_SECONDS) -> None:
         """Raises OSError when nothing listens there."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(timeout)
@@ -27,7 +31,7 @@ class Console:
         self._text = ""
         self._number = 0
 
-    def run(self, command: str, timeout: float = 120.0) -> str:
+    def run(self, command: str, timeout: float = COMMAND_SECONDS) -> str:
         """Output of a shell command in the guest.
 
         Raises ConsoleError when its exit status is not 0, or after timeout.

@@ -21,11 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from cpcctl.config.patience import patient
 from cpcctl.demo.keeper import HOSTS, SUBNET
 from cpcctl.setup import store
 
 GUEST_ADDRESS = f"{SUBNET}.10"
-START_SECONDS = 20.0
+START_SECONDS = patient(20.0)
+VERB_SECONDS = patient(120.0)
+DO_SECONDS = patient(60.0)
 ROOM_BYTES = 512 << 20
 TOP = Path(__file__).resolve().parents[2]
 
@@ -82,7 +85,7 @@ class Host:
         return self.world.popen(self.name, argv, env=self.environment, **options)
 
     def run(
-        self, argv: Sequence[str], *, timeout: float = 120.0, input_text: str | None = None
+        self, argv: Sequence[str], *, timeout: float = VERB_SECONDS, input_text: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command here to its end. Raises subprocess.TimeoutExpired."""
         with self.popen(
@@ -96,7 +99,7 @@ class Host:
                 raise
         return subprocess.CompletedProcess(list(argv), process.returncode, out, err)
 
-    def cpcctl(self, *argv: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+    def cpcctl(self, *argv: str, timeout: float = VERB_SECONDS) -> subprocess.CompletedProcess[str]:
         """Run this checkout's cpcctl here."""
         return self.run([sys.executable, "-m", "cpcctl", *argv], timeout=timeout)
 
@@ -208,7 +211,7 @@ class World:
         with self.popen(
             where, argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as process:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=DO_SECONDS)
         if process.returncode != 0:
             raise subprocess.CalledProcessError(process.returncode, argv, out, err)
         return str(out)

@@ -146,7 +146,7 @@ def run(place: LocalPlace, parts: Parts, say: demo.Say) -> Findings:
     call(place.b, "vm", "stop", "demo", "--force")
     return Findings(
         platform=str(status.get("platform", "plain")),
-        accel="tcg",
+        accel=str(status["accel"]),
         network=NETWORK,
         migration=migration,
         client={

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cpcctl.config.patience import patient
 from cpcctl.demo.hosts import Host, Place, kill, wait_until
 from cpcctl.errors import CpcError
 from cpcctl.host.qmp import Qmp
+from cpcctl.vm.command import accelerator
 
 UNLIMITED = 1 << 40
-SOCKET_SECONDS = 20.0
+SOCKET_SECONDS = patient(20.0)
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class PlainGuest:
     memory_mib: int = 256
     vcpus: int = 1
     tap: str | None = "tap1"
+    accel: str = "tcg"
 
     @property
     def netdev(self) -> str:
@@ -82,7 +85,7 @@ class PlainVm:
         argv = [
             str(guest.qemu), "-L", str(guest.qemu_data), "-no-user-config", "-nodefaults",
             "-display", "none", "-machine", "q35,memory-backend=ram0", "-object", memory,
-            "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(guest.vcpus),
+            "-accel", accelerator(guest.accel), "-cpu", "max", "-smp", str(guest.vcpus),
             "-m", f"{guest.memory_mib}M",
             "-netdev", guest.netdev,
             "-device", "virtio-net-pci,id=nic0,netdev=net0,mac=52:54:00:70:6c:61,romfile=",

@@ -171,6 +171,7 @@ def text(found: Findings) -> str:
                  f"the rings {transit['ring_passes']} times"),
                 ("  in plain QEMU's", yes if transit["seen_in_plaintext_migration"] else no),
                 ("guest memory", "verified" if data["guest_memory_verified"] else "NOT verified"),
+                ("accelerator", found.accel),
                 ("network", found.network),
                 ("platform", found.protection),
             ]

@@ -8,30 +8,39 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cpcctl.accel import memory
+from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
 from cpcctl.demo.console import Console
-from cpcctl.demo.hosts import GUEST_ADDRESS, Host, Place, kill
+from cpcctl.demo.hosts import GUEST_ADDRESS, VERB_SECONDS, Host, Place, kill
 from cpcctl.demo.plain import PlainGuest
 from cpcctl.errors import CpcError, ExitCode
 
 # Filling 500 MiB with random data takes a minute under TCG, more on a busy machine.
-READY_SECONDS = 600.0
-MIGRATE_SECONDS = 600
+READY_SECONDS = patient(600.0)
+MIGRATE_SECONDS = patient(600.0)
+END_SECONDS = patient(60.0)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Where the built things are on this machine."""
+    """Where the built things are on this machine, and what its VMs run with.
+
+    accel:   tcg or kvm
+    verdict: file that says whether KVM works, so that no host here finds out again
+    """
 
     qemu: Path
     qemu_data: Path
     kernel: Path
     tiny: Path
     full: Path
+    accel: str = "tcg"
+    verdict: Path | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> Parts:
@@ -44,16 +53,28 @@ class Parts:
             tiny=current / "guest/tiny.cpio",
             full=current / "guest/guest.cpio",
         )
-        for path in vars(found).values():
+        for path in (found.qemu, found.qemu_data, found.kernel, found.tiny, found.full):
             if not path.exists():
                 raise CpcError(
                     f"{path} is not there", exit_code=ExitCode.USAGE, hint="make setup"
                 )
         return found
 
+    def choose(self, settings: Settings, flag: str | None, say: Callable[[str], None]) -> Parts:
+        """The same with the accelerator that a flag and the settings lead to.
+
+        say: is told when it was left open. Raises CpcError (3) for kvm that does not work.
+        """
+        choice = memory.take(settings, flag)
+        if choice.why is not None:
+            say(choice.why)
+        return replace(self, accel=choice.accel, verdict=memory.file(settings))
+
     def environment(self, firmware: Path | None) -> dict[str, str]:
         """The same choice for every cpcctl that the demo runs."""
         chosen = {"CPCCTL_QEMU": str(self.qemu), "CPCCTL_QEMU_DATA": str(self.qemu_data)}
+        if self.verdict is not None:
+            chosen["CPCCTL_KVM_VERDICT"] = str(self.verdict)
         return {**chosen, **({"CPCCTL_FIRMWARE": str(firmware)} if firmware else {})}
 
     def plain(
@@ -62,7 +83,8 @@ class Parts:
         """The same guest for a QEMU without the cpc device."""
         initrd = self.full if full else self.tiny
         return PlainGuest(
-            self.qemu, self.qemu_data, self.kernel, initrd, append, memory_mib, tap=tap
+            self.qemu, self.qemu_data, self.kernel, initrd, append, memory_mib, tap=tap,
+            accel=self.accel,
         )
 
 
@@ -78,6 +100,7 @@ def definition(
     """A VM definition as `vm start` reads it. Without a tap: a user-mode network."""
     return {
         "name": name,
+        "accel": parts.accel,
         "memory": f"{memory_mib}M",
         "vcpus": 1,
         "hvcpus": hvcpus,
@@ -89,7 +112,7 @@ def definition(
     }
 
 
-def call(host: Host, *argv: str, timeout: float = 120.0) -> Any:
+def call(host: Host, *argv: str, timeout: float = VERB_SECONDS) -> Any:
     """Run cpcctl there for its JSON. Raises CpcError with its words and exit code."""
     done = host.cpcctl(*argv, "--format", "json", "--progress", "none", timeout=timeout)
     if done.returncode != 0:
@@ -182,7 +205,7 @@ class Receiver:
 
     def finish(self) -> None:
         """Wait for its end after a migration. Raises CpcError with its words."""
-        _, words = self._process.communicate(timeout=60)
+        _, words = self._process.communicate(timeout=END_SECONDS)
         if self._process.returncode != 0:
             raise CpcError("cpcctl receive failed", host=self._host.name, cause=words.strip())
 

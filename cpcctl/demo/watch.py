@@ -8,9 +8,10 @@ import subprocess
 import sys
 from typing import Any
 
+from cpcctl.config.patience import patient
 from cpcctl.demo.hosts import GUEST_ADDRESS, World
 
-END_SECONDS = 90.0
+END_SECONDS = patient(90.0)
 
 
 class Helper:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from cpcctl.accel import choose, memory
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, reason
 from cpcctl.host import find
@@ -24,6 +25,7 @@ from cpcctl.vm.spec import VmSpec
 PACKAGES = ("qemu.qmp", "pyyaml", "rich", "cryptography")
 RING_SPACE = 64 << 20
 MEMORY = 1 << 30
+TUN = Path("/dev/net/tun")
 OK, WARN, FAIL = "ok", "warn", "fail"
 
 
@@ -87,10 +89,30 @@ def _firmware(settings: Settings) -> Check:
     return Check("firmware", OK, f"{find.firmware_version(path)}, {path}")
 
 
+def _kvm(settings: Settings) -> Check:
+    # Asked anew: this is how somebody who repaired something has it noticed.
+    found = memory.ask(settings, fresh=True)
+    return Check("kvm", OK if found.works else WARN, found.reason, found.fix)
+
+
+def _accelerator(settings: Settings) -> Check:
+    choice = memory.take(settings, None)
+    return Check("accelerator", OK, f"{choice.accel} ({_origin(settings, choice)})")
+
+
+def _origin(settings: Settings, choice: choose.Choice) -> str:
+    if choice.why is None:
+        return "as the setting accel or --accel says"
+    return "since KVM works" if choice.accel == choose.KVM else "since KVM does not work"
+
+
 def _hvcpu(settings: Settings) -> Check:
     """A machine with nothing to boot: start, call an hvCPU, end."""
     with tempfile.TemporaryDirectory(prefix="cpc-") as folder:
-        place = replace(settings, state_dir=Path(folder) / "s", run_dir=Path(folder) / "r")
+        place = replace(
+            settings, state_dir=Path(folder) / "s", run_dir=Path(folder) / "r",
+            kvm_verdict=memory.file(settings),
+        )  # fmt: skip
         spec = VmSpec("doctor", 32 << 20, hvcpu_max=1, ring_size=2 << 20)
         spec = replace(spec, max_vcpus=1, max_memory=spec.memory, console="none")
         vm = lifecycle.start(place, spec)
@@ -100,7 +122,8 @@ def _hvcpu(settings: Settings) -> Check:
         finally:
             vm.kill()
     detail = f"firmware {answer.version} answers in {answer.seconds * 1e6:.0f} us"
-    return Check("hvcpu-ping", OK, f"{detail}, {', '.join(answer.suites)}")
+    detail += f", {', '.join(answer.suites)}, with {vm.spec.accel}"
+    return Check("hvcpu-ping", OK, detail)
 
 
 def _run_space(settings: Settings) -> Check:
@@ -147,7 +170,7 @@ def _namespaces(_: Settings) -> Check:
 
 def _tun(_: Settings) -> Check:
     try:
-        os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
+        os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         return Check("tun", WARN, reason(error), "modprobe tun, or use nics of mode user")
     return Check("tun", OK, "tap devices can be made")
@@ -160,6 +183,8 @@ CHECKS: tuple[tuple[str, Callable[[Settings], Check]], ...] = (
     ("qemu-patched", _patched),
     ("tcg-threads", _tcg),
     ("firmware", _firmware),
+    ("kvm", _kvm),
+    ("accelerator", _accelerator),
     ("hvcpu-ping", _hvcpu),
     ("ring-space", _run_space),
     ("memory", _memory),
@@ -171,11 +196,13 @@ CHECKS: tuple[tuple[str, Callable[[Settings], Check]], ...] = (
 
 def check_all(settings: Settings) -> list[Check]:
     """Every check in order; one that raises has failed, with its words."""
-    found = []
-    for name, check in CHECKS:
-        try:
-            found.append(check(settings))
-        except CpcError as error:
-            words = error.message + (f": {error.cause}" if error.cause else "")
-            found.append(Check(name, FAIL, words, error.hint))
-    return found
+    return [check_one(settings, name) for name, _ in CHECKS]
+
+
+def check_one(settings: Settings, name: str) -> Check:
+    """The check of that name."""
+    try:
+        return dict(CHECKS)[name](settings)
+    except CpcError as error:
+        words = error.message + (f": {error.cause}" if error.cause else "")
+        return Check(name, FAIL, words, error.hint)

@@ -4,19 +4,23 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
+from cpcctl.cli import arguments
 from cpcctl.cli.context import Context
 from cpcctl.doctor.checks import FAIL, check_all
 from cpcctl.errors import ExitCode
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """doctor has no arguments."""
+    """Declare the arguments of doctor."""
+    arguments.accel(parser)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Show every check; 3 when one failed."""
-    found = check_all(ctx.settings)
+    settings = replace(ctx.settings, accel=args.accel) if args.accel else ctx.settings
+    found = check_all(settings)
     bad = any(check.state == FAIL for check in found)
     lines = []
     for check in found:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from cpcctl import abi
+from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.host.qmp import Qmp, QmpGone
 
 LIBRARY = Path("/usr/lib/cpc")
 T = TypeVar("T")
+ASK_SECONDS = patient(20.0)
 COMMANDS = frozenset(
     {
         "query-cpc",
@@ -77,6 +79,14 @@ def firmware_image(settings: Settings) -> Path:
     )
 
 
+def probe_guest(settings: Settings) -> Path:
+    """The guest that finds out whether KVM works. Raises CpcError (2)."""
+    name = "kvm-probe.bin"
+    usual = [settings.firmware.parent / name] if settings.firmware is not None else []
+    usual += [settings.cache_dir / "current" / "firmware" / name, LIBRARY / name]
+    return _first("probe guest for KVM", None, usual, "make firmware")
+
+
 def firmware_version(path: Path) -> str:
     """The version in an image's header. Raises CpcError (3) for no such image."""
     try:
@@ -115,20 +125,26 @@ class Qemu:
     missing: tuple[str, ...]
 
 
-def probe(binary: Path, data: Path | None, timeout: float = 20.0) -> Qemu:
+def probe(binary: Path, data: Path | None, timeout: float = ASK_SECONDS) -> Qemu:
     """What a binary says about itself. Raises CpcError (4) when it does not start."""
     return ask(binary, data, _ask, timeout)
 
 
 def ask(
-    binary: Path, data: Path | None, question: Callable[[Qmp], T], timeout: float = 20.0
+    binary: Path,
+    data: Path | None,
+    question: Callable[[Qmp], T],
+    timeout: float = ASK_SECONDS,
+    accel: str = "tcg",
 ) -> T:
     """Start a QEMU without a machine, ask it over QMP, end it.
 
+    accel: what it says of CPUs depends on it.
     Raises CpcError (4) with its stderr when it does not start.
     """
     ours, theirs = socket.socketpair()
     argv = [str(binary), "-machine", "none", "-nodefaults", "-display", "none", "-S"]
+    argv += ["-accel", accel]
     argv += ["-no-user-config", *(("-L", str(data)) if data else ())]
     argv += ["-chardev", f"socket,id=qmp,fd={theirs.fileno()}", "-mon", "chardev=qmp,mode=control"]
     with tempfile.TemporaryFile() as log, ours:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cpcctl import abi
 from cpcctl.abi_status import OP_NAMES, PLATFORM_NAMES, suites
+from cpcctl.config.patience import patient
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.qmp import Event, Qmp, QmpError
 from cpcctl.host.shm import CallError, Mailbox, Reply, Ring, RingFile
@@ -19,7 +20,9 @@ SHORTEST_WAIT = 0.00005
 LONGEST_WAIT = 0.002
 # After this long without an answer, ask QEMU whether the hvCPU still lives.
 HEALTH_EVERY = 1.0
-CANCEL_GRACE = 10.0
+CANCEL_GRACE = patient(10.0)
+CALL_SECONDS = patient(30.0)
+PING_SECONDS = patient(5.0)
 
 Pump = Callable[[], bool]
 
@@ -78,7 +81,7 @@ class Hvcpu:
         args: tuple[int, ...] = (),
         payload: bytes = b"",
         *,
-        timeout: float = 30.0,
+        timeout: float = CALL_SECONDS,
         pump: Pump | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Reply:
@@ -117,7 +120,7 @@ class Hvcpu:
             raise CallError(self.number, op, reply, self.qmp.host)
         return reply
 
-    def ping(self, timeout: float = 5.0) -> Ping:
+    def ping(self, timeout: float = PING_SECONDS) -> Ping:
         """Ask the firmware who it is; refuses another ABI (3)."""
         begin = time.monotonic()
         reply = self.call(abi.OP_PING, timeout=timeout)

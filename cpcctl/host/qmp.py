@@ -21,11 +21,14 @@ from typing import Any, TypeVar
 from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError
 from qemu.qmp.protocol import StateError
 
+from cpcctl.config.patience import patient
 from cpcctl.errors import CpcError, ExitCode, reason
 
 # A device state is MiBs of base64 in one line.
 READ_LIMIT = 256 << 20
 EVENTS_KEPT = 4096
+CONNECT_SECONDS = patient(10.0)
+COMMAND_SECONDS = patient(60.0)
 Event = dict[str, Any]
 T = TypeVar("T")
 
@@ -74,7 +77,12 @@ class Qmp:
 
     @classmethod
     def connect(
-        cls, path: Path, timeout: float = 10.0, *, label: str = "QEMU", host: str | None = None
+        cls,
+        path: Path,
+        timeout: float = CONNECT_SECONDS,
+        *,
+        label: str = "QEMU",
+        host: str | None = None,
     ) -> Qmp:
         """Connect to a QMP UNIX socket.
 
@@ -89,7 +97,7 @@ class Qmp:
 
     @classmethod
     def over(
-        cls, sock: socket.socket, timeout: float = 10.0, *, label: str = "QEMU"
+        cls, sock: socket.socket, timeout: float = CONNECT_SECONDS, *, label: str = "QEMU"
     ) -> Qmp:
         """The same over a socket that is already connected."""
         return cls(label)._open(sock, timeout)
@@ -115,7 +123,9 @@ class Qmp:
         asyncio.run_coroutine_threadsafe(self._collect(), self._loop)
         return self
 
-    def execute(self, command: str, /, *, _timeout: float = 60.0, **arguments: Any) -> Any:
+    def execute(
+        self, command: str, /, *, _timeout: float = COMMAND_SECONDS, **arguments: Any
+    ) -> Any:
         """Run a QMP command and return its value.
 
         Keywords are arguments with "_" for "-": block_dirty=True is
@@ -139,7 +149,9 @@ class Qmp:
                 f"QEMU of {self.label} died during {command}", _words(error), self.host
             ) from error
 
-    def execute_raw(self, command: str, arguments: dict[str, Any], timeout: float = 60.0) -> Any:
+    def execute_raw(
+        self, command: str, arguments: dict[str, Any], timeout: float = COMMAND_SECONDS
+    ) -> Any:
         """execute() for arguments whose names have an underscore."""
         try:
             return self._run(self._client.execute(command, arguments), timeout)

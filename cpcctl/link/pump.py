@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cpcctl.config.patience import patient
 from cpcctl.host.shm import Ring
 from cpcctl.link.limit import Bucket
 
@@ -25,8 +26,9 @@ SOCKET_BUFFER = 4 << 20
 BATCH = 512 << 10
 NAP_SHORT = 0.0002
 NAP_LONG = 0.005
-REWAKE = 0.02
-GATHER = 0.001
+# Waking costs work on both sides: a slow host must not do only that.
+REWAKE = patient(0.02)
+GATHER = patient(0.001)
 POLL = 0.25
 
 

@@ -56,6 +56,7 @@ class DestinationFacts:
     memory_needed, memory_available: bytes, everything included.
     disks: path to "" when it is the same file, else what is wrong.
     nics: what is wrong with a name of --nic, or with a tap on this host.
+    kvm: why KVM does not work there, and what to do; for a guest that needs it.
     machines: names its QEMU knows; missing_commands: of ours that it lacks.
     """
 
@@ -72,6 +73,7 @@ class DestinationFacts:
     disks: dict[str, str]
     files: dict[str, str]
     nics: dict[str, str] = field(default_factory=dict)
+    kvm: tuple[str, str] = ("", "")
 
 
 def source_checks(
@@ -154,6 +156,7 @@ def destination_checks(spec: VmSpec, there: SourceFacts, here: DestinationFacts)
             f"QEMU on {here.host} has no machine {spec.machine}",
             "install a QEMU there that has it",
         ),
+        _accelerator(spec, here),
         Check(
             "ram",
             there.ram == spec.memory,
@@ -205,6 +208,21 @@ def destination_checks(spec: VmSpec, there: SourceFacts, here: DestinationFacts)
             "make firmware on both hosts, and restart the VM",
         ),
     ]
+
+
+def _accelerator(spec: VmSpec, here: DestinationFacts) -> Check:
+    """A guest keeps the accelerator that it was started with."""
+    if spec.accel == "auto":
+        why = "the source does not say whether the guest runs with KVM or TCG"
+        return Check("accelerator", False, why, "start the VM with cpcctl vm start")
+    why, fix = here.kvm
+    return Check(
+        "accelerator",
+        not why,
+        f"the guest runs with KVM, which does not work on {here.host}: {why}",
+        f"{fix}, on {here.host}; or start the VM with accel: tcg" if fix else
+        "start the VM with accel: tcg",
+    )
 
 
 def nic_problems(spec: VmSpec, taps: dict[str, str], present: Iterable[str]) -> dict[str, str]:

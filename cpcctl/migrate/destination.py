@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 
 from cpcctl import abi
+from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, shown
 from cpcctl.host.qmp import QmpError, QmpGone
@@ -31,10 +32,10 @@ from cpcctl.vm import lifecycle
 from cpcctl.vm import spec as specs
 from cpcctl.vm.spec import VmSpec
 
-STREAM_SECONDS = 30.0
+STREAM_SECONDS = patient(30.0)
 RECV_SECONDS = 24 * 3600.0
 COMPLETE_LOOK = 0.25
-GONE_SECONDS = 2.0
+GONE_SECONDS = patient(2.0)
 LOOKS_MAX = 32
 
 

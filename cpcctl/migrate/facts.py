@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cpcctl import abi
+from cpcctl.accel import memory
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host import find
@@ -78,6 +79,7 @@ def of_destination(
     binary = find.qemu_binary(settings)
     data = find.qemu_data(settings, binary)
     qemu = find.probe(binary, data)
+    kvm = _kvm_problem(settings, spec)
     taken = spec.name in Folders.of(settings).vm_names() and not ours_to_remove
     return DestinationFacts(
         host=settings.host,
@@ -89,7 +91,15 @@ def of_destination(
         memory_available=lifecycle.available_memory(),
         machines=frozenset(qemu.machines.values()),
         missing_commands=qemu.missing,
-        cpu=find.ask(binary, data, lambda qmp: cpu_features(qmp, spec.cpu)),
+        # Without that accelerator there is no CPU to ask about.
+        cpu=source.cpu
+        if kvm[0]
+        else find.ask(
+            binary,
+            data,
+            lambda qmp: cpu_features(qmp, spec.cpu),
+            accel="kvm" if spec.accel == "kvm" else "tcg",
+        ),
         disks={
             disk.path: disk_problem(disk.path, source.disks.get(disk.path, ""))
             for disk in spec.disks
@@ -100,7 +110,16 @@ def of_destination(
             if path is not None
         },
         nics=checks.nic_problems(spec, taps, network_devices()),
+        kvm=kvm,
     )
+
+
+def _kvm_problem(settings: Settings, spec: VmSpec) -> tuple[str, str]:
+    """Why a guest with KVM cannot run here and what to do; empty when it can."""
+    if spec.accel != "kvm":
+        return "", ""
+    found = memory.ask(settings)
+    return ("", "") if found.works else (found.reason, found.fix or "")
 
 
 def network_devices() -> list[str]:

@@ -13,12 +13,14 @@ from typing import Any
 
 from cpcctl.cli.context import Context
 from cpcctl.cli.output import pairs, size
+from cpcctl.config.patience import patient
 from cpcctl.config.settings import NAMES, Settings
 from cpcctl.errors import CpcError, ExitCode, Terminated
 from cpcctl.host.state import Folders, VmLock
 from cpcctl.jobs.store import INTERRUPTED, RUNNING, Job, JobStore, Record
 
 LOOK_SECONDS = 0.05
+LEAVE_SECONDS = patient(5.0)
 TOP = Path(__file__).resolve().parents[2]
 NOT_ATTESTED = "peer: not attested (mutual attestation is not part of this version)"
 
@@ -66,6 +68,9 @@ def follow(ctx: Context, job_id: str, child: subprocess.Popen[bytes] | None = No
                 gone = child.poll() is not None if child else record.seen_state == INTERRUPTED
                 if ended or gone:
                     ok = record.state == "done"
+                    # It still holds the VM's lock for a moment; what comes next may want it.
+                    if record.pid != os.getpid():
+                        record.process.wait_gone(LEAVE_SECONDS)
                     break
                 if record.phase != phase and record.phase:
                     phase = record.phase

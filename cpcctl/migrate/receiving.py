@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cpcctl.cli.context import Context
+from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, Terminated
 from cpcctl.host.state import Folders, VmLock, make_folder, remove_tree
@@ -29,7 +30,7 @@ from cpcctl.migrate.side import Side
 from cpcctl.vm import lifecycle
 
 WILDCARDS = ("0.0.0.0", "::")
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = patient(0.25)
 
 
 @dataclass(frozen=True)

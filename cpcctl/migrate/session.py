@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cpcctl import abi
+from cpcctl.config.patience import patient
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.firmware import Hvcpu
 from cpcctl.host.shm import Progress
@@ -20,7 +21,7 @@ CONFIRMATION_BYTES = 32
 TOKEN_BYTES = ctypes.sizeof(abi.Token)
 HELLO_BYTES = ctypes.sizeof(abi.Hello)
 # Signatures and key agreement on a slow emulated CPU stay far below this.
-CALL_SECONDS = 30.0
+CALL_SECONDS = patient(30.0)
 
 Cancelled = Callable[[], bool]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cpcctl import abi
+from cpcctl.config.patience import patient
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.firmware import Hvcpu
 from cpcctl.host.qmp import Event, Qmp
@@ -18,7 +19,7 @@ from cpcctl.link.pump import Port
 from cpcctl.migrate import session
 from cpcctl.vm.lifecycle import Vm
 
-EVENT_SECONDS = 5.0
+EVENT_SECONDS = patient(5.0)
 
 
 @dataclass

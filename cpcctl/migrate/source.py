@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 
 from cpcctl import abi
 from cpcctl.abi_status import SUITE_NAMES
+from cpcctl.config.patience import patient
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.jobs.store import Job
 from cpcctl.link import listener, pump, rpc, tls
@@ -26,7 +27,7 @@ from cpcctl.migrate.options import Options
 from cpcctl.migrate.side import Side
 from cpcctl.migrate.streams import Streams
 
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = patient(0.25)
 ROUND_SECONDS = 24 * 3600.0
 
 

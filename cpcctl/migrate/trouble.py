@@ -7,6 +7,7 @@ import base64
 import contextlib
 import time
 
+from cpcctl.config.patience import patient
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.qmp import QmpError, QmpGone
 from cpcctl.link import rpc
@@ -28,7 +29,7 @@ from cpcctl.migrate.streams import StreamBroke
 # The destination may hold the disks until it gives up; see --grace of receive.
 DISK_SECONDS = 90.0
 RECONNECT_SECONDS = 20.0
-DEATH_SECONDS = 2.0
+DEATH_SECONDS = patient(2.0)
 
 
 def classify(error: Exception, side: Side) -> Event:

@@ -34,7 +34,7 @@ def layout(spec: VmSpec) -> Layout:
 
 
 def command(spec: VmSpec, launch: Launch) -> list[str]:
-    """QEMU's argv for a definition whose machine type is versioned."""
+    """QEMU's argv for a definition whose machine type is versioned and accel is not auto."""
     argv = [str(launch.qemu)]
     if launch.qemu_data:
         argv += ["-L", str(launch.qemu_data)]
@@ -56,6 +56,12 @@ def command(spec: VmSpec, launch: Launch) -> list[str]:
     return argv
 
 
+def accelerator(accel: str) -> str:
+    """QEMU's -accel for tcg or kvm."""
+    # With TCG several hvCPUs and gvCPUs run at once only when told to.
+    return {"tcg": "tcg,thread=multi", "kvm": "kvm"}[accel]
+
+
 def _quoted(text: object) -> str:
     """A value inside QEMU's key=value lists: a comma is written twice."""
     return str(text).replace(",", ",,")
@@ -75,8 +81,7 @@ def _machine(spec: VmSpec, launch: Launch) -> list[str]:
         argv += _blockdevs("uefi-vars", store, "raw", launch.incoming)
         machine += ",pflash1=uefi-vars"
     argv += ["-machine", machine]
-    # Several hvCPUs and gvCPUs run at once only with a thread each.
-    argv += ["-accel", f"{spec.accel},thread=multi", "-cpu", spec.cpu]
+    argv += ["-accel", accelerator(spec.accel), "-cpu", spec.cpu]
     argv += ["-smp", f"cpus={spec.vcpus},maxcpus={spec.max_vcpus}"]
     return argv
 

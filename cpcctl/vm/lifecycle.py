@@ -13,12 +13,14 @@ from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import Any
 
+from cpcctl.accel import memory as accelerators
+from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.host import find
 from cpcctl.host.firmware import Hvcpu
 from cpcctl.host.process import ProcessId, spawn
-from cpcctl.host.qmp import Qmp, QmpGone
+from cpcctl.host.qmp import CONNECT_SECONDS, Qmp, QmpGone
 from cpcctl.host.shm import RingFile
 from cpcctl.host.state import (
     Folders,
@@ -34,7 +36,10 @@ from cpcctl.vm import ready
 from cpcctl.vm import spec as specs
 from cpcctl.vm.spec import VmSpec
 
-START_TIMEOUT = 60.0
+Note = Callable[[str], None]
+START_TIMEOUT = patient(60.0)
+FIRMWARE_SECONDS = patient(30.0)
+LOOK_SECONDS = patient(5.0)
 # QEMU itself, its devices and its translated code.
 OVERHEAD = 256 << 20
 PROTECTION = {
@@ -63,7 +68,7 @@ class Vm:
             self.child.poll()
         return self.process.alive
 
-    def qmp(self, *, job: bool = False, timeout: float = 10.0) -> Qmp:
+    def qmp(self, *, job: bool = False, timeout: float = CONNECT_SECONDS) -> Qmp:
         """A QMP session; jobs have a socket of their own. Raises QmpGone."""
         path = self.paths.qmp_job if job else self.paths.qmp
         return Qmp.connect(path, timeout, label=f"VM {self.name}", host=self.host)
@@ -134,10 +139,14 @@ def _recorded(settings: Settings, name: str, paths: VmPaths) -> Vm | None:
     return Vm(name, specs.load(paths.definition), paths, process, argv, settings.host)
 
 
-def resolve(settings: Settings, spec: VmSpec) -> tuple[VmSpec, find.Qemu]:
-    """The definition with a versioned machine type, and the QEMU for it.
+def resolve(
+    settings: Settings, spec: VmSpec, accel: str | None = None, note: Note | None = None
+) -> VmSpec:
+    """The definition with a versioned machine type and an accelerator.
 
-    Raises CpcError (3) for an unpatched QEMU or an unknown machine type.
+    accel: what a flag says. note: is told which one auto became, and why.
+    Raises CpcError (3) for an unpatched QEMU, an unknown machine type, and kvm
+    where it does not work.
     """
     binary = find.qemu_binary(settings)
     qemu = find.probe(binary, find.qemu_data(settings, binary))
@@ -154,7 +163,10 @@ def resolve(settings: Settings, spec: VmSpec) -> tuple[VmSpec, find.Qemu]:
             exit_code=ExitCode.REFUSED,
             hint=f"{binary} -machine help",
         )
-    return replace(spec, machine=qemu.machines[spec.machine]), qemu
+    choice = accelerators.take(settings, accel, spec.accel)
+    if choice.why is not None and note is not None:
+        note(choice.why)
+    return replace(spec, machine=qemu.machines[spec.machine], accel=choice.accel)
 
 
 def command_line(settings: Settings, spec: VmSpec, *, incoming: bool = False) -> list[str]:
@@ -183,20 +195,30 @@ def available_memory() -> int:
 
 
 def start(
-    settings: Settings, spec: VmSpec, *, incoming: bool = False, lock: VmLock | None = None
+    settings: Settings,
+    spec: VmSpec,
+    *,
+    incoming: bool = False,
+    lock: VmLock | None = None,
+    accel: str | None = None,
+    note: Note | None = None,
 ) -> Vm:
     """Start a VM and add its hvCPUs. Either it runs, or nothing is left of it.
 
     incoming: stopped, disks inactive, to receive a guest
     lock:     when the caller holds the VM's lock already
+    accel, note: as for resolve()
     Raises CpcError: 3 refused (already running here, too little memory, wrong
-    QEMU, or QEMU refuses to start, with its own words), 4 QEMU cannot be
-    executed or does not answer, or the firmware did not come up.
+    QEMU, KVM asked for that does not work, or QEMU refuses to start, with its
+    own words), 4 QEMU cannot be executed or does not answer, or the firmware
+    did not come up.
     """
     if lock is None:
         with VmLock.take(Folders.of(settings), spec.name, "vm start") as held:
             try:
-                return start(settings, spec, incoming=incoming, lock=held)
+                return start(
+                    settings, spec, incoming=incoming, lock=held, accel=accel, note=note
+                )
             except CpcError:
                 if not Folders.of(settings).vm(spec.name).state.exists():
                     held.remove()
@@ -212,7 +234,7 @@ def start(
     _check_memory(settings, spec)
     ready.check(settings.host, spec)
     find.firmware_version(find.firmware_image(settings))
-    spec, _ = resolve(settings, spec)
+    spec = resolve(settings, spec, accel, note)
     argv = command_line(settings, spec, incoming=incoming)
     known = paths.definition.exists()
     remove_tree(paths.run)
@@ -272,7 +294,7 @@ def _launch(settings: Settings, spec: VmSpec, paths: VmPaths, argv: list[str]) -
                 qmp.execute("cpc-hvcpu-add", id=number)
             if spec.hvcpus:
                 with vm.rings() as rings:
-                    vm.hvcpu(qmp, rings, 0).ping(timeout=30.0)
+                    vm.hvcpu(qmp, rings, 0).ping(timeout=FIRMWARE_SECONDS)
     except BaseException:
         vm.kill()
         raise
@@ -414,12 +436,13 @@ def look(settings: Settings, name: str) -> tuple[dict[str, Any], CpcError | None
         vm = _recorded(settings, name, paths)
     except CpcError as error:
         return {**found, "state": "unreachable", "error": error.message}, error
-    found |= {"memory": spec.memory, "machine": spec.machine, "platform": spec.platform}
+    found |= {"memory": spec.memory, "machine": spec.machine, "accel": spec.accel}
+    found |= {"platform": spec.platform}
     if vm is None or not vm.alive:
         return found, None
     found["pid"] = vm.process.pid
     try:
-        with vm.qmp(timeout=5.0) as qmp:
+        with vm.qmp(timeout=LOOK_SECONDS) as qmp:
             return found | _live(qmp), None
     except CpcError as error:
         if isinstance(error, QmpGone):
@@ -436,6 +459,7 @@ def _live(qmp: Qmp) -> dict[str, Any]:
     run_state = qmp.execute("query-status")["status"]
     return {
         "state": "frozen" if info["frozen"] else run_state,
+        "accel": info["accelerator"],
         "incoming": info["incoming"],
         "gvcpus": info["gvcpus"],
         "hvcpu_max": info["hvcpu-max"],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cpcctl import abi
+from cpcctl.config.settings import ACCELS
 from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.host.state import NAME
 from cpcctl.vm import values
@@ -50,7 +51,7 @@ class VmSpec:
     memory: int
     platform: str = "plain"
     machine: str = "q35"
-    accel: str = "tcg"
+    accel: str = "auto"  # tcg or kvm once it was started
     cpu: str = "max"
     vcpus: int = 1
     max_vcpus: int = 0  # 0: vcpus
@@ -122,13 +123,6 @@ def _cpu(where: str, value: Any) -> str:
     return text
 
 
-def _accel(where: str, value: Any) -> str:
-    if value == "kvm":
-        raise refused(where, "kvm is not supported yet; use tcg")
-    found: str = values.choice("tcg")(where, value)
-    return found
-
-
 def _tap(where: str, value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", value):
         raise refused(where, f"{value!r} is not the name of a network device")
@@ -167,7 +161,7 @@ SPEC: dict[str, Reader] = {
     "memory": values.size,
     "platform": values.choice("plain"),
     "machine": _machine,
-    "accel": _accel,
+    "accel": values.choice(*ACCELS),
     "cpu": _cpu,
     "vcpus": values.integer(1, abi.GVCPU_LIMIT),
     "max_vcpus": values.integer(1, abi.GVCPU_LIMIT),

@@ -5,7 +5,7 @@
 set -eu
 cd -- "$(dirname -- "$0")"
 {
-    find . ../abi -type f ! -path '*/__pycache__/*' | LC_ALL=C sort | xargs sha256sum
+    find . ../abi ../kvm-probe -type f ! -path '*/__pycache__/*' | LC_ALL=C sort | xargs sha256sum
     "${CC:-gcc}" --version
     "${LD:-ld}" --version
 } | sha256sum | cut -c1-16

@@ -63,7 +63,7 @@ def crypto_check(out: Path) -> Path:
 def test_the_same_source_gives_the_same_bytes(out: Path, tmp_path: Path) -> None:
     """Other source folder, other output folder: equal images."""
     copy = tmp_path / "a folder with quite another name".replace(" ", "-")
-    for part in ("firmware", "abi"):
+    for part in ("firmware", "abi", "kvm-probe"):
         shutil.copytree(ROOT / "guest-agent" / part, copy / "guest-agent" / part)
     make(copy / "guest-agent" / "firmware", "image", tmp_path / "out")
     first = (out / "cpc-firmware.bin").read_bytes()
@@ -74,7 +74,7 @@ def test_the_same_source_gives_the_same_bytes(out: Path, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_a_change_in_the_source_changes_the_measurement(out: Path, tmp_path: Path) -> None:
     """The negative control of the test above, and what `make image` prints."""
-    for part in ("firmware", "abi"):
+    for part in ("firmware", "abi", "kvm-probe"):
         shutil.copytree(ROOT / "guest-agent" / part, tmp_path / "guest-agent" / part)
     version = tmp_path / "guest-agent" / "firmware" / "core" / "version.h"
     text = version.read_text()
@@ -94,7 +94,7 @@ def test_header(out: Path) -> None:
     image = (out / "cpc-firmware.bin").read_bytes()
     magic, abi, size, memory, entry, cr3, version = struct.unpack_from("<6I40s", image)
     assert magic == 0x57464350
-    assert abi == 1
+    assert abi == 2
     assert size == len(image)
     assert memory >= size and memory % PAGE == 0
     assert re.fullmatch(rb"[ -~]{1,39}\0+", version)

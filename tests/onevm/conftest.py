@@ -11,6 +11,7 @@ import pytest
 from cpcctl.config.load import load
 from cpcctl.config.settings import Settings
 from cpcctl.vm import lifecycle
+from tests import accel
 
 
 @pytest.fixture
@@ -27,6 +28,14 @@ def place(
     }.items():
         monkeypatch.setenv(f"CPCCTL_{name}", str(value))
     settings = load({})
+    start = lifecycle.start
+
+    def checked(*args: Any, **more: Any) -> lifecycle.Vm:
+        vm = start(*args, **more)
+        accel.check(vm.process.pid)
+        return vm
+
+    monkeypatch.setattr(lifecycle, "start", checked)
     yield settings
     for vm in lifecycle.list_all(settings):
         lifecycle.discard(settings, vm["name"])

@@ -73,6 +73,29 @@ static uint32_t seal(struct call *call)
     return CPC_S_OK;
 }
 
+/* suite, address, records of 64 KiB, rounds: seals that memory again and again */
+static uint32_t sweep(struct call *call)
+{
+    const struct cpc_suite *suite = crypto_suite((uint32_t)call->arg[0]);
+    static const uint8_t key[32], nonce[16];
+    uint8_t tag[CPC_TAG_MAX];
+
+    if (suite == NULL) {
+        return CPC_S_CRYPTO;
+    }
+    for (uint64_t round = 0; round < call->arg[3]; round++) {
+        for (uint64_t i = 0; i < call->arg[2]; i++) {
+            const uint8_t *from = (const uint8_t *)(uintptr_t)call->arg[1] + i * CPC_RUN_BYTES;
+
+            if (suite->seal(call->hvcpu->buffer, tag, from, CPC_RUN_BYTES, NULL, 0, nonce,
+                            key) != 0) {
+                return CPC_S_CRYPTO;
+            }
+        }
+    }
+    return CPC_S_OK;
+}
+
 #define OUTSIDE 5u
 
 static void leave(struct call *call, uint32_t function, uint32_t status)
@@ -89,6 +112,7 @@ static void leave(struct call *call, uint32_t function, uint32_t status)
 
 static uint32_t (*const functions[])(struct call *) = {
     [1] = touch, [2] = jump, [3] = recurse, [4] = divide, [OUTSIDE] = outside, [6] = seal,
+    [7] = sweep,
 };
 
 static const struct module fault_module = {

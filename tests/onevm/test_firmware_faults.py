@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,13 +16,15 @@ from cpcctl import abi
 from cpcctl.host.firmware import Hvcpu
 from cpcctl.host.qmp import Qmp
 from cpcctl.host.shm import CallError, Layout, RingFile
+from tests import accel
+from tests.onevm import images
+from tests.patience import patient
 
-ROOT = Path(__file__).resolve().parents[2]
 MEMORY = 256 << 20
 RING = 0x200000
-TOUCH, JUMP, RECURSE, DIVIDE, OUTSIDE, SEAL = (1 << 16 | n for n in range(1, 7))
+TOUCH, JUMP, RECURSE, DIVIDE, OUTSIDE, SEAL, SWEEP = (1 << 16 | n for n in range(1, 8))
 DIVIDE_ERROR, INVALID_OPCODE, PROTECTION, PAGE_FAULT = 0, 6, 13, 14
-RING_VIRTUAL = 0x6000A00000
+RING_VIRTUAL = 0x700000A00000
 
 
 @dataclass
@@ -49,28 +50,16 @@ class Machine:
 
 def wait_for(true: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
     """Look until it is so."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + patient(seconds)
     while not true():
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
         time.sleep(0.005)
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image() -> Path:
     """The firmware with fault_module.c instead of its table of modules."""
-    top = tmp_path_factory.mktemp("faults")
-    for part in ("firmware", "abi"):
-        shutil.copytree(ROOT / "guest-agent" / part, top / "guest-agent" / part)
-    source = top / "guest-agent" / "firmware"
-    shutil.copy(Path(__file__).with_name("fault_module.c"), source / "modules" / "table.c")
-    done = subprocess.run(
-        ["make", "-s", "-j2", "-C", str(source), "image", f"O={top / 'out'}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return top / "out"
+    return images.faults()
 
 
 @pytest.fixture
@@ -80,7 +69,7 @@ def machine(built: Any, image: Path, tmp_path: Path) -> Iterator[Machine]:
     rings = RingFile.create(tmp_path / "ring", layout)
     command = [str(built.qemu), "-L", str(built.qemu_data), "-nodefaults", "-display", "none"]
     command += ["-M", "pc,hvcpu-max=2,memory-backend=ram", "-m", "256", "-S"]
-    command += ["-accel", "tcg,thread=multi", "-cpu", "max"]
+    command += ["-accel", accel.argument(), "-cpu", "max"]
     command += ["-object", "memory-backend-memfd,id=ram,size=256M"]
     command += [
         "-object",
@@ -88,7 +77,7 @@ def machine(built: Any, image: Path, tmp_path: Path) -> Iterator[Machine]:
     ]
     command += ["-device", f"cpc,firmware={image / 'cpc-firmware.bin'},shm=ring,ring-size=2M"]
     command += ["-qmp", f"unix:{tmp_path / 'qmp'},server=on,wait=off"]
-    listing = subprocess.check_output(["nm", str(image / "cpc-firmware.elf")], text=True)
+    listing = (image / "symbols").read_text()
     symbols = {f[2]: int(f[0], 16) for f in map(str.split, listing.splitlines()) if len(f) == 3}
     with (tmp_path / "log").open("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -96,6 +85,7 @@ def machine(built: Any, image: Path, tmp_path: Path) -> Iterator[Machine]:
             wait_for(lambda: (tmp_path / "qmp").exists() or process.poll() is not None, "QMP")
             assert process.poll() is None, (tmp_path / "log").read_text()
             with Qmp.connect(tmp_path / "qmp") as qmp:
+                accel.check(process.pid)
                 trusted = qmp.execute("query-cpc")["trusted-bytes"]
                 yield Machine(qmp, rings, symbols, trusted)
         finally:
@@ -122,6 +112,7 @@ def fault(hvcpu: Hvcpu, op: int, *args: int) -> tuple[int, int]:
     return reply.fault[0], reply.fault[2]
 
 
+@pytest.mark.kvm
 def test_what_is_not_mapped_or_not_allowed_ends_the_call(machine: Machine) -> None:
     """Each access faults with its address; the next call works."""
     hvcpu = machine.add(0)
@@ -175,13 +166,14 @@ def test_a_ring_is_mapped_twice_in_a_row(machine: Machine) -> None:
         assert reply.result[0] == int.from_bytes(word, "little")
 
 
+@pytest.mark.kvm
 def test_a_fault_outside_a_call_kills_that_hvcpu_only(machine: Machine) -> None:
     """It is reported and dead; the other one works; removed and added it lives."""
     first, second = machine.add(0), machine.add(1)
     with pytest.raises(Exception, match="hvCPU 0"):
-        first.call(OUTSIDE, (1,), timeout=20)
+        first.call(OUTSIDE, (1,), timeout=patient(20))
     assert machine.state(0) == "dead"
-    event = machine.qmp.wait_event(lambda e: bool(e["event"] == "CPC_HVCPU_FAULT"), 5)
+    event = machine.qmp.wait_event(lambda e: bool(e["event"] == "CPC_HVCPU_FAULT"), patient(5))
     assert event["data"]["vector"] == INVALID_OPCODE
     assert second.ping().hvcpu == 1
     machine.qmp.execute("cpc-hvcpu-remove", id=0)
@@ -190,6 +182,7 @@ def test_a_fault_outside_a_call_kills_that_hvcpu_only(machine: Machine) -> None:
     assert status(again, OUTSIDE, 0) == abi.S_OK
 
 
+@pytest.mark.kvm
 def test_two_start_at_once(machine: Machine) -> None:
     """Whoever is first prepares the machine; the other one waits for it."""
     machine.qmp.execute("cpc-hvcpu-add", id=1)
@@ -199,9 +192,52 @@ def test_two_start_at_once(machine: Machine) -> None:
         assert Hvcpu(machine.qmp, machine.rings, number).ping().hvcpu == number
 
 
+@pytest.mark.kvm
 def test_every_suite_passed_its_known_answers_here(machine: Machine) -> None:
     hvcpu = machine.add(0)
     assert len(hvcpu.ping().suites) == 4
     for suite in range(1, 5):
         assert status(hvcpu, SEAL, suite, 1) == abi.S_OK
     assert status(hvcpu, SEAL, 5, 1) == abi.S_CRYPTO
+
+
+@pytest.mark.kvm
+def test_what_an_hvcpu_writes_into_the_guest_is_dirty(machine: Machine) -> None:
+    """Also where hvCPUs are in a VM of their own, whose dirty log is another one."""
+    hvcpu = machine.add(0)
+    machine.qmp.execute("cpc-dirty-log", enable=True)
+    machine.qmp.execute("cpc-dirty-sync")
+    assert machine.qmp.execute("cpc-dirty-sync")["dirty-pages"] == 0
+    for page in (7, 300, 301):
+        hvcpu.call(TOUCH, (abi.WINDOW_BASE + page * 4096, 1))
+        hvcpu.call(TOUCH, (abi.WINDOW_BASE + (page + 50) * 4096, 0))
+    assert machine.qmp.execute("cpc-dirty-sync")["dirty-pages"] == 3
+    hint = machine.rings.path.read_bytes()[abi.SHM_BITMAP :]
+    assert [page for page in range(1000) if hint[page // 8] >> page % 8 & 1] == [7, 300, 301]
+    machine.qmp.execute("cpc-dirty-log", enable=False)
+
+
+@pytest.mark.kvm
+def test_hvcpus_read_on_while_their_memory_is_mapped_anew(machine: Machine) -> None:
+    """A dirty log that begins or ends replaces memory slots under KVM."""
+    machine.qmp.execute("cont")  # a stopped guest keeps its dirty log
+    hvcpus = [machine.add(0), machine.add(1)]
+    each = 32 << 20
+    requests = [
+        hvcpu.mailbox.post(
+            SWEEP, (abi.SUITE_AEGIS128L, abi.WINDOW_BASE + i * each, each // (64 << 10), 4)
+        )
+        for i, hvcpu in enumerate(hvcpus)
+    ]
+    for hvcpu in hvcpus:
+        hvcpu.wake()
+    changes = 0
+    # Both are in their calls for seconds; this is over in milliseconds.
+    while changes < 20 or any(machine.state(n) == "running" for n in (0, 1)):
+        machine.qmp.execute("cpc-dirty-log", enable=changes % 2 == 0)
+        changes += 1
+    machine.qmp.execute("cpc-dirty-log", enable=False)
+    for hvcpu, request in zip(hvcpus, requests, strict=True):
+        assert machine.state(hvcpu.number) == "parked"
+        assert hvcpu.mailbox.done(request)
+        assert hvcpu.mailbox.reply().status == abi.S_OK

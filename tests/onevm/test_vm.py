@@ -24,6 +24,8 @@ from cpcctl.host.process import ProcessId
 from cpcctl.host.qmp import QmpError
 from cpcctl.host.shm import CallError
 from cpcctl.vm import lifecycle, spec
+from tests import accel
+from tests.patience import patient
 
 SLICE = 0.005
 
@@ -61,7 +63,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> None:
     """Until it holds; fails with `what` otherwise."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patient(seconds)
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(SLICE)
@@ -73,6 +75,7 @@ def cpu_ticks(pid: int, thread: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
+@pytest.mark.kvm
 def test_a_life(define: Any, cli: Any, place: Settings) -> None:
     path = define()
     code, out, err = cli("vm", "start", str(path))
@@ -120,6 +123,17 @@ def test_a_life(define: Any, cli: Any, place: Settings) -> None:
     assert (code, err.splitlines()[0]) == (2, "error: no VM a on host-a")
 
 
+@pytest.mark.kvm
+def test_the_chosen_accelerator_runs_it(define: Any, place: Settings) -> None:
+    """QEMU says so; the kernel has said so to the fixture."""
+    vm = lifecycle.start(place, spec.load(define()))
+    with vm.qmp() as qmp:
+        assert qmp.require_cpc()["accelerator"] == accel.chosen()
+    machines = accel.kvm_files(vm.process.pid).count("kvm-vm")
+    assert machines == (2 if accel.chosen() == "kvm" else 0), "one for each view of memory"
+
+
+@pytest.mark.kvm
 def test_the_guest_boots_and_sees_no_hvcpu(define: Any, place: Settings) -> None:
     vm = lifecycle.start(place, spec.load(define(append="console=ttyS0 quiet")))
     with vm.qmp() as qmp:
@@ -129,6 +143,7 @@ def test_the_guest_boots_and_sees_no_hvcpu(define: Any, place: Settings) -> None
         assert qmp.execute("query-status")["running"]
 
 
+@pytest.mark.kvm
 def test_parked_hvcpus_use_no_cpu(define: Any, place: Settings) -> None:
     vm = lifecycle.start(place, spec.load(define(kernel=None, initrd=None, append=None)))
     with vm.qmp() as qmp, vm.rings() as rings:
@@ -142,6 +157,7 @@ def test_parked_hvcpus_use_no_cpu(define: Any, place: Settings) -> None:
     assert after[1:] == before[1:]
 
 
+@pytest.mark.kvm
 def test_hvcpus_answer_a_thousand_calls(define: Any, place: Settings) -> None:
     vm = lifecycle.start(place, spec.load(define()))
     with vm.qmp() as qmp, vm.rings() as rings:
@@ -152,6 +168,7 @@ def test_hvcpus_answer_a_thousand_calls(define: Any, place: Settings) -> None:
         assert last == first + 1000
 
 
+@pytest.mark.kvm
 def test_hvcpus_answer_while_the_guest_is_stopped(define: Any, place: Settings) -> None:
     vm = lifecycle.start(place, spec.load(define()))
     with vm.qmp() as qmp, vm.rings() as rings:
@@ -161,6 +178,7 @@ def test_hvcpus_answer_while_the_guest_is_stopped(define: Any, place: Settings) 
         qmp.execute("cont")
 
 
+@pytest.mark.kvm
 def test_bad_calls_have_their_own_status_and_harm_nothing(define: Any, place: Settings) -> None:
     vm = lifecycle.start(place, spec.load(define()))
     wanted = {
@@ -274,7 +292,7 @@ def test_a_console_without_a_terminal(
     (tmp_path / "in").write_text("\n")
     shell = {"null": "</dev/null", "file": f"<{tmp_path / 'in'}", "closed": "<&-"}[kind]
     done = subprocess.run(
-        f"exec {sys.executable} -m cpcctl vm console a {shell}", shell=True, timeout=30,
+        f"exec {sys.executable} -m cpcctl vm console a {shell}", shell=True, timeout=patient(30),
         cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
     )
     assert (done.returncode, done.stderr) == (0, "connected to a; leave with Ctrl-]\n")
@@ -349,6 +367,7 @@ def test_the_printed_command_is_the_one_used(define: Any, cli: Any, place: Setti
     assert lifecycle.start(place, spec.load(path)).argv == json.loads(out)["argv"]
 
 
+@pytest.mark.kvm
 def test_doctor_and_version_on_a_whole_host(cli: Any, place: Settings) -> None:
     code, out, _ = cli("doctor", "--format", "json")
     checks = {check["name"]: check for check in json.loads(out)["checks"]}
@@ -372,6 +391,7 @@ def broken_firmware(built: Any, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.kvm
 def test_a_dead_hvcpu_is_reported_and_the_guest_goes_on(
     define: Any, cli: Any, place: Settings, broken_firmware: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,6 +415,7 @@ def test_a_dead_hvcpu_is_reported_and_the_guest_goes_on(
     assert cli("hvcpu", "remove", "a", "0")[0] == 0
 
 
+@pytest.mark.kvm
 def test_a_firmware_that_dies_at_once_leaves_no_vm(
     define: Any, cli: Any, place: Settings, broken_firmware: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,4 +436,4 @@ def test_a_firmware_of_another_abi_is_refused(
     monkeypatch.setenv("CPCCTL_FIRMWARE", str(path))
     code, _, err = cli("vm", "start", str(define()))
     assert code == 3
-    assert "ABI 99; expected ABI 1" in err
+    assert f"ABI 99; expected ABI {abi.ABI_VERSION}" in err

@@ -12,8 +12,9 @@ from cpcctl.bench.scenario import SCENARIOS, Sample
 def test_shape() -> None:
     ours = [Sample(3.0, 0.2), Sample(1.0, 0.1), Sample(2.0, 0.4)]
     qemu = [Sample(1.0, 0.1), Sample(1.0, 0.3), Sample(4.0, 0.1)]
-    assert scenario.result(SCENARIOS["filled-2g"], 2, ours, qemu) == {
+    assert scenario.result(SCENARIOS["filled-2g"], "tcg", 2, ours, qemu) == {
         "scenario": "filled-2g",
+        "accel": "tcg",
         "memory_mib": 2048,
         "filled_mib": 1000,
         "hvcpus": 2,
@@ -38,10 +39,10 @@ def test_no_ratio_to_nothing() -> None:
 
 
 def test_text_has_a_line_a_time() -> None:
-    entry = scenario.result(SCENARIOS["idle-2g"], 2, [Sample(1.5, 0.1)], [Sample(1.0, 0.1)])
+    entry = scenario.result(SCENARIOS["idle-2g"], "kvm", 2, [Sample(1.5, 0.1)], [Sample(1.0, 0.1)])
     lines = scenario.text([entry]).splitlines()
     assert len(lines) == 3
-    assert lines[1].split()[:2] == ["idle-2g", "total"] and lines[1].endswith("1.5x")
+    assert lines[1].split()[:3] == ["idle-2g", "kvm", "total"] and lines[1].endswith("1.5x")
 
 
 @pytest.mark.parametrize(("name", "jobs"), [("idle-2g", ""), ("filled-2g", "fill:1000")])

@@ -13,7 +13,7 @@ from cpcctl.migrate import checks, facts
 from cpcctl.migrate.checks import DestinationFacts, SourceFacts
 from cpcctl.vm.spec import Nic, VmSpec
 
-SPEC = VmSpec(name="t", memory=1 << 30, machine="pc-q35-10.0")
+SPEC = VmSpec(name="t", memory=1 << 30, machine="pc-q35-10.0", accel="tcg")
 THERE = SourceFacts("host-a", "plain", 1, "0.1.0", 1 << 30, ("aes", "avx2"), {"/d": "mark"})
 HERE = DestinationFacts(
     "host-b", "plain", 1, "0.1.0", False, 2 << 30, 3 << 30, frozenset({"pc-q35-10.0"}), (),
@@ -79,6 +79,32 @@ def test_destination(here: dict[str, Any], there: dict[str, Any], name: str) -> 
     error = checks.refusal(found, "host-b")
     assert error is not None
     assert f"{name}: " in (error.cause or "")
+
+
+KVM = replace(SPEC, accel="kvm")
+BROKEN = ("there is no /dev/kvm", "modprobe kvm_amd")
+
+
+@pytest.mark.parametrize(
+    ("spec", "kvm", "wrong"),
+    [
+        (SPEC, ("", ""), []),
+        (KVM, ("", ""), []),
+        (KVM, BROKEN, ["accelerator"]),
+        (replace(SPEC, accel="auto"), ("", ""), ["accelerator"]),
+    ],
+)
+def test_the_accelerator_travels(spec: VmSpec, kvm: tuple[str, str], wrong: list[str]) -> None:
+    found = checks.destination_checks(spec, THERE, replace(HERE, kvm=kvm))
+    assert failed(found) == wrong
+    if kvm == BROKEN:
+        error = checks.refusal(found, "host-b")
+        assert error is not None
+        assert error.cause == (
+            "accelerator: the guest runs with KVM, which does not work on host-b: "
+            "there is no /dev/kvm"
+        )
+        assert error.hint == "modprobe kvm_amd, on host-b; or start the VM with accel: tcg"
 
 
 def test_travels_over_the_link() -> None:

@@ -22,15 +22,15 @@ LAUNCH = Launch(
 )
 CASES: dict[str, dict[str, Any]] = {
     "q35": {
-        "machine": "pc-q35-10.0", "vcpus": 2, "kernel": "/boot/vmlinuz", "initrd": "/boot/initrd",
-        "append": "console=ttyS0 x=a,b",
+        "machine": "pc-q35-10.0", "accel": "kvm", "vcpus": 2, "kernel": "/boot/vmlinuz",
+        "initrd": "/boot/initrd", "append": "console=ttyS0 x=a,b",
         "disks": [{"path": "/disk,1.qcow2"}],
         "nics": [{"mode": "tap", "tap": "tap0"}],
     },
     "pc": {
-        "machine": "pc-i440fx-10.0", "max_vcpus": 4, "memory": "1G", "max_memory": "2G",
-        "memory_blocks": 2, "hvcpu_max": 2, "ring_size": "2M", "console": "none",
-        "uefi_code": "/code.fd", "uefi_vars": "/vars.fd",
+        "machine": "pc-i440fx-10.0", "accel": "tcg", "max_vcpus": 4, "memory": "1G",
+        "max_memory": "2G", "memory_blocks": 2, "hvcpu_max": 2, "ring_size": "2M",
+        "console": "none", "uefi_code": "/code.fd", "uefi_vars": "/vars.fd",
         "disks": [{"path": "/d.raw", "format": "raw", "cache": "writeback", "readonly": True}],
         "nics": [{"hostfwd": ["tcp::22-:22"]}, {"mode": "none"}],
         "devices": ["virtio-rng-pci"],
@@ -49,7 +49,7 @@ def test_command_line(
 
 
 def test_without_a_data_folder_qemu_looks_itself() -> None:
-    vm = spec.read({"name": "a", "memory": "512M"})
+    vm = spec.read({"name": "a", "memory": "512M", "accel": "tcg"})
     assert "-L" not in command(vm, replace(LAUNCH, qemu_data=None))
 
 

@@ -96,7 +96,7 @@ def hvcpu(fake: FakeFirmware, qmp_server: Any, tmp_path: Path) -> Iterator[Hvcpu
 
 
 def ping_reply(_: FakeFirmware) -> tuple[int, bytes]:
-    reply = abi.PingReply(abi=1, suites=0b10, platform=1, calls=3, version=b"9.9")
+    reply = abi.PingReply(abi=abi.ABI_VERSION, suites=0b10, platform=1, calls=3, version=b"9.9")
     return abi.S_OK, bytes(reply)
 
 
@@ -108,8 +108,9 @@ def test_ping(fake: FakeFirmware, hvcpu: Hvcpu) -> None:
 
 
 def test_ping_refuses_another_abi(fake: FakeFirmware, hvcpu: Hvcpu) -> None:
-    fake.script = lambda _: (abi.S_OK, bytes(abi.PingReply(abi=2)))
-    with pytest.raises(CpcError, match="the firmware speaks ABI 2, this controller 1"):
+    fake.script = lambda _: (abi.S_OK, bytes(abi.PingReply(abi=abi.ABI_VERSION + 1)))
+    other, ours = abi.ABI_VERSION + 1, abi.ABI_VERSION
+    with pytest.raises(CpcError, match=f"the firmware speaks ABI {other}, this controller {ours}"):
         hvcpu.ping()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cpcctl.config import load as loader
+from cpcctl.config.patience import patient
 from cpcctl.config.settings import NAMES, defaults, from_document
 from cpcctl.errors import CpcError
 
@@ -68,6 +69,7 @@ def test_others_use_the_xdg_folders() -> None:
         ("host: x\nformat: json\nhost: y\n", "key 'host' is given twice, again in line 3"),
         ("format: xml", "format must be one of text, json, not 'xml'"),
         ("progress: 3d", "progress must be one of"),
+        ("accel: xen", "accel must be one of auto, tcg, kvm, not 'xen'"),
         ("[" * 5000, "is not valid YAML"),
     ],
 )
@@ -87,3 +89,24 @@ def test_the_nearest_key_is_suggested() -> None:
 
 def test_an_empty_file_is_fine(home: Path) -> None:
     assert loader.load({}, user_file(home, "")).format == "text"
+
+
+def test_where_the_verdict_on_kvm_is(home: Path) -> None:
+    found = loader.load({}, {"HOME": str(home), "CPCCTL_ACCEL": "kvm"})
+    assert (found.accel, found.kvm_verdict) == ("kvm", None)
+    found = loader.load({}, {"HOME": str(home), "CPCCTL_KVM_VERDICT": "/v"})
+    assert (found.accel, found.kvm_verdict) == ("auto", Path("/v"))
+
+
+@pytest.mark.parametrize(("word", "factor"), [("", 1), ("1", 1), ("2.5", 2.5), ("0.1", 0.1)])
+def test_patience(word: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPCCTL_PATIENCE", word)
+    assert patient(10.0) == 10.0 * factor
+
+
+@pytest.mark.parametrize("word", ["0", "-1", "nan", "inf", "much", "1001"])
+def test_patience_that_is_none(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPCCTL_PATIENCE", word)
+    with pytest.raises(CpcError, match="CPCCTL_PATIENCE is a factor") as caught:
+        patient(10.0)
+    assert caught.value.exit_code == 2

@@ -29,7 +29,7 @@ def test_defaults() -> None:
     found = spec.read(SMALL)
     assert (found.memory, found.max_memory) == (64 << 20, 64 << 20)
     assert (found.vcpus, found.max_vcpus) == (1, 1)
-    assert (found.machine, found.accel, found.cpu) == ("q35", "tcg", "max")
+    assert (found.machine, found.accel, found.cpu) == ("q35", "auto", "max")
     assert not found.versioned
 
 
@@ -61,7 +61,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"hvcpus": 5}, "VM definition: hvcpus is more than hvcpu_max"),
     ({"hvcpu_max": 17}, "VM definition: hvcpu_max: 17 is not a whole number in 1..16"),
     ({"ring_size": "3M"}, "VM definition: ring_size must be 2M, 4M, 8M"),
-    ({"accel": "kvm"}, "VM definition: accel: kvm is not supported yet; use tcg"),
+    ({"accel": "xen"}, "VM definition: accel: 'xen' is not one of auto, tcg, kvm"),
     ({"machine": "microvm"}, "VM definition: machine: 'microvm' is neither pc, q35"),
     ({"platform": "sev-snp"}, "VM definition: platform: 'sev-snp' is not one of plain"),
     ({"kernel": "vmlinuz"}, "VM definition: kernel: 'vmlinuz' is not an absolute path"),

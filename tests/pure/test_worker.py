@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cpcctl.cli.context import Context
+from cpcctl.cli.output import Output
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
-from cpcctl.migrate import worker
+from cpcctl.host.process import ProcessId
+from cpcctl.host.state import Folders
+from cpcctl.jobs.store import JobStore
+from cpcctl.migrate import follow, worker
 from cpcctl.migrate.machine import Phase
 from cpcctl.vm import lifecycle
 
@@ -68,3 +74,17 @@ def test_what_may_run_is_not_removed(discarded: list[str], state: str) -> None:
         leave(source)
     assert error.value.exit_code is ExitCode.UNPROVEN
     assert discarded == [] and source.asked == []
+
+
+def test_a_job_is_over_when_its_process_is(tmp_path: Path) -> None:
+    """That process holds the VM's lock, and the next command may come at once."""
+    settings = Settings(tmp_path, tmp_path, tmp_path, None, None, None, "h", "text", "none")
+    job = JobStore(Folders.of(settings).jobs).create("migrate", "t", "h")
+    with subprocess.Popen(["sleep", "0.3"]) as child:
+        process = ProcessId.of(child.pid)
+        assert process is not None
+        job.record.pid, job.record.pid_started = process.pid, process.started
+        job.finish("done", result={})
+        assert process.alive
+        assert follow.follow(Context(settings, Output("text")), job.id).state == "done"
+        assert not process.alive

@@ -14,8 +14,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests import accel
+from tests.patience import patient
+
 TOP = Path(__file__).resolve().parents[2]
-SECONDS = 90.0
+SECONDS = patient(90.0)
+# How long a side waits for the other one; tests wait for that to pass.
+PEER_SECONDS = f"{patient(3.0):g}"
 
 
 def until(condition: Any, what: str, seconds: float = SECONDS) -> Any:
@@ -134,13 +139,14 @@ class Pair:
         path = self.folder / f"{name}.yaml"
         path.write_text(json.dumps(document))
         self.a.run("vm", "start", str(path))
+        accel.check(self.a.qemu_pid(name))
         return name
 
     def receive(self, *more: str, stop_at: str = "") -> tuple[subprocess.Popen[str], str]:
         """Start `receive` on b: the process and its ticket."""
         process = self.b.start(
-            "receive", "--listen", "127.0.0.1:0", "--grace", "3", "--peer-timeout", "3", *more,
-            stop_at=stop_at,
+            "receive", "--listen", "127.0.0.1:0", "--grace", PEER_SECONDS,
+            "--peer-timeout", PEER_SECONDS, *more, stop_at=stop_at,
         )
         assert process.stdout is not None
         ticket = process.stdout.readline().strip()
@@ -151,7 +157,9 @@ class Pair:
         self, name: str, ticket: str, *more: str, stop_at: str = ""
     ) -> subprocess.Popen[str]:
         """Start `migrate` on a."""
-        return self.a.start("migrate", name, ticket, "--peer-timeout", "3", *more, stop_at=stop_at)
+        return self.a.start(
+            "migrate", name, ticket, "--peer-timeout", PEER_SECONDS, *more, stop_at=stop_at
+        )
 
     def worker(self) -> int:
         """The process that runs the newest migration, once it has taken it over."""
@@ -174,6 +182,7 @@ class Pair:
         states = {"a": self.a.vm_state(name), "b": self.b.vm_state(name)}
         assert states[side] == "running", states
         assert states["b" if side == "a" else "a"] in ("absent", "stopped"), states
+        accel.check((self.a if side == "a" else self.b).qemu_pid(name))
 
     def check_next_try(self, name: str) -> None:
         """Nothing blocks another migration, from where the guest is on a."""
@@ -225,4 +234,4 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
-    until(lambda: _state(pid) in ("", "Z"), f"process {pid} to end", 10)
+    until(lambda: _state(pid) in ("", "Z"), f"process {pid} to end", patient(10))

@@ -9,6 +9,7 @@ import signal
 import pytest
 
 from cpcctl.demo.console import Console
+from tests.patience import PATIENCE, SLOW, patient
 from tests.twohosts import memory
 from tests.twohosts.pair import Pair, finish, until, wait_stopped
 
@@ -33,9 +34,9 @@ def hop(pair: Pair, name: str) -> None:
     pair.a, pair.b = pair.b, pair.a
 
 
-@pytest.mark.parametrize("machine", ["q35", "pc"])
+@pytest.mark.parametrize("machine", [pytest.param("q35", marks=pytest.mark.kvm), "pc"])
 def test_ten_hops_under_a_writer(pair: Pair, machine: str) -> None:
-    hops = 10 if machine == "q35" else 2
+    hops = 10 if machine == "q35" and PATIENCE < SLOW else 2
     name = pair.vm(
         machine=machine,
         vcpus=2,
@@ -47,7 +48,7 @@ def test_ten_hops_under_a_writer(pair: Pair, machine: str) -> None:
     )
     log = pair.a.folder / "s" / "vms" / name / "console.log"
     with console(pair, name) as shell:
-        shell.wait_ready(log, 90)
+        shell.wait_ready(log, patient(90))
     for _ in range(hops):
         hop(pair, name)
     with console(pair, name) as shell:

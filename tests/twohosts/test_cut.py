@@ -15,9 +15,11 @@ import pytest
 
 from cpcctl.demo.hosts import Host, World, kill
 from cpcctl.demo.scene import call
+from tests.patience import patient
 from tests.twohosts.pair import finish, until
 
 Built = Any  # conftest.Built
+GRACE, PEER = f"{patient(4):g}", f"{patient(2):g}"
 
 
 def begin(host: Host, *argv: str) -> subprocess.Popen[str]:
@@ -32,8 +34,8 @@ def begin(host: Host, *argv: str) -> subprocess.Popen[str]:
 def receiving(host: Host, *more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`receive` on a host, and its ticket; ended at the end if it still runs."""
     process = begin(
-        host, "receive", "--listen", f"{host.address}:0", "--grace", "4", "--peer-timeout", "2",
-        *more,
+        host, "receive", "--listen", f"{host.address}:0", "--grace", GRACE,
+        "--peer-timeout", PEER, *more,
     )
     try:
         assert process.stdout is not None
@@ -41,7 +43,7 @@ def receiving(host: Host, *more: str) -> Iterator[tuple[subprocess.Popen[str], s
     finally:
         if process.poll() is None:
             kill(process, signal.SIGTERM)
-            process.communicate(timeout=60)
+            process.communicate(timeout=patient(60))
 
 
 def state(host: Host) -> str:
@@ -66,7 +68,7 @@ def guest(built: Built, world: World) -> str:
 
 def migrate(world: World, name: str, ticket: str, *more: str) -> subprocess.Popen[str]:
     """Start `migrate` on host-a."""
-    return begin(world.a, "migrate", name, ticket, "--peer-timeout", "2", *more)
+    return begin(world.a, "migrate", name, ticket, "--peer-timeout", PEER, *more)
 
 
 def copied(world: World) -> bool:
@@ -78,6 +80,7 @@ def copied(world: World) -> bool:
     return bool(job["phase"] == "copy" and job["progress"].get("bytes_sent"))
 
 
+@pytest.mark.kvm
 def test_cut_longer_than_the_timeout(world: World, guest: str) -> None:
     with receiving(world.b) as (receive, ticket):
         process = migrate(world, guest, ticket, "--bandwidth", "5")
@@ -87,8 +90,8 @@ def test_cut_longer_than_the_timeout(world: World, guest: str) -> None:
         assert "cannot be reached any more" in done.stderr
         assert "runs on host-a" in done.stderr
         # Still cut: the receiver ends by itself and leaves nothing.
-        ended = finish(receive, 1, 30)
-        assert "the source did not come back within 4 s" in ended.stderr
+        ended = finish(receive, 1, patient(30))
+        assert f"the source did not come back within {GRACE} s" in ended.stderr
     assert (state(world.a), state(world.b)) == ("running", "absent")
     world.cut("host-b", broken=False)
     with receiving(world.b) as (receive, ticket):

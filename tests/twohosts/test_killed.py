@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from tests.patience import patient
 from tests.twohosts.pair import Pair, finish, until, wait_stopped
 
 BEFORE = ("preflight", "handshake", "copy", "freeze", "commit")
@@ -18,7 +19,8 @@ THERE = ("there-launched", "there-connected", "there-received")
 @pytest.mark.parametrize(
     ("phase", "hopped"),
     [
-        *((phase, False) for phase in [*BEFORE, "run"]),
+        pytest.param("copy", False, marks=pytest.mark.kvm),
+        *((phase, False) for phase in [*BEFORE, "run"] if phase != "copy"),
         *((phase, True) for phase in ("preflight", "handshake", "copy", "commit", "run")),
     ],
 )
@@ -46,7 +48,7 @@ def test_worker_killed_front_end_recovers(pair: Pair, phase: str, hopped: bool) 
 @pytest.mark.parametrize("phase", ["copy", "commit", "run"])
 def test_both_killed_job_resume(pair: Pair, phase: str) -> None:
     name = pair.vm()
-    receive, ticket = pair.receive("--grace", "30")
+    receive, ticket = pair.receive("--grace", f"{patient(30):g}")
     process = pair.migrate(name, ticket, stop_at=phase)
     worker = pair.worker()
     wait_stopped(worker)
@@ -86,7 +88,9 @@ def test_receiver_killed_before_commit(pair: Pair, point: str, hopped: bool) -> 
     pair.check_next_try(name)
 
 
-@pytest.mark.parametrize("point", ["there-prepared", "there-released"])
+@pytest.mark.parametrize(
+    "point", [pytest.param("there-prepared", marks=pytest.mark.kvm), "there-released"]
+)
 def test_receiver_killed_after_commit(pair: Pair, point: str) -> None:
     name = pair.vm()
     receive, ticket = pair.receive(stop_at=point)
@@ -127,7 +131,7 @@ def test_destination_qemu_killed(pair: Pair, point: str) -> None:
 def test_destination_qemu_killed_in_mid_copy(pair: Pair) -> None:
     """Both sides say what happened, and the long grace is in nobody's way."""
     name = pair.vm()
-    receive, ticket = pair.receive("--grace", "60")
+    receive, ticket = pair.receive("--grace", f"{patient(60):g}")
     process = pair.migrate(name, ticket, "--bandwidth", "5")
     until(lambda: pair.copying(), "bytes to move")
     os.kill(pair.b.qemu_pid(name), signal.SIGKILL)
@@ -142,18 +146,20 @@ def test_destination_qemu_killed_in_mid_copy(pair: Pair) -> None:
 def test_destination_qemu_killed_while_the_source_is_silent(pair: Pair) -> None:
     """A receiver whose QEMU is dead before PREPARED has nothing to wait for."""
     name = pair.vm()
-    receive, ticket = pair.receive("--grace", "80")
+    receive, ticket = pair.receive("--grace", f"{patient(80):g}")
     process = pair.migrate(name, ticket, stop_at="copy")
     worker = pair.worker()
     wait_stopped(worker)
     os.kill(pair.b.qemu_pid(name), signal.SIGKILL)
-    assert f"QEMU of VM {name} died on host-b" in finish(receive, 1, 40).stderr
+    assert f"QEMU of VM {name} died on host-b" in finish(receive, 1, patient(40)).stderr
     os.kill(worker, signal.SIGCONT)
     assert "runs on host-a" in finish(process, 1).stderr
     pair.check_next_try(name)
 
 
-@pytest.mark.parametrize("phase", ["copy", "freeze", "commit"])
+@pytest.mark.parametrize(
+    "phase", ["copy", "freeze", pytest.param("commit", marks=pytest.mark.kvm)]
+)
 def test_source_qemu_killed(pair: Pair, phase: str) -> None:
     name = pair.vm()
     receive, ticket = pair.receive()
@@ -203,7 +209,7 @@ def test_source_host_dies_after_the_guest_has_gone(pair: Pair) -> None:
 def test_source_host_dies_with_the_commit(pair: Pair) -> None:
     """COMMIT was signed and never left: nobody can run this guest any more."""
     name = pair.vm()
-    receive, ticket = pair.receive("--grace", "60")
+    receive, ticket = pair.receive("--grace", f"{patient(60):g}")
     process = pair.migrate(name, ticket, stop_at="run")
     wait_stopped(pair.worker())
     job = everything_killed_on_a(pair, process, name)

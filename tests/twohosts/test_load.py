@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from cpcctl.demo.console import Console
+from tests.patience import patient
 from tests.twohosts.pair import Pair, finish
 
 
@@ -29,7 +30,7 @@ def test_disk_under_load(pair: Pair) -> None:
         disks=[{"path": str(disk), "format": "raw"}],
     )
     shell = Console(pair.a.folder / "r" / "vms" / name / "console.sock")
-    shell.wait_ready(pair.a.folder / "s" / "vms" / name / "console.log", 90)
+    shell.wait_ready(pair.a.folder / "s" / "vms" / name / "console.log", patient(90))
     shell.run("until [ -s /run/cpc/disk.count ]; do usleep 100000; done")
     shell.close()
     for _ in range(2):

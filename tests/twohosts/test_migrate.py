@@ -7,9 +7,12 @@ import json
 import signal
 import time
 
+import pytest
+
 from tests.twohosts.pair import Pair, finish, until
 
 
+@pytest.mark.kvm
 def test_there_and_back(pair: Pair) -> None:
     name = pair.vm()
     receive, ticket = pair.receive()
@@ -31,6 +34,7 @@ def test_there_and_back(pair: Pair) -> None:
     pair.check_next_try(name)
 
 
+@pytest.mark.kvm
 def test_two_streams(pair: Pair) -> None:
     name = pair.vm(vcpus=2, hvcpus=2, memory="256M")
     receive, ticket = pair.receive()
