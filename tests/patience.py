@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 
 PATIENCE = float(os.environ.get("CPC_TEST_PATIENCE", "1"))
-# From here on a test that repeats itself does so less often.
-SLOW = 4.0
 
 
 def patient(seconds: float) -> float:

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,7 +77,9 @@ def ask(settings: Settings, *, fresh: bool = False, seconds: float | None = None
         found = None if fresh else _remembered(path, key, limit)
         if found is None:
             found = probe.run(settings, limit)
-            _remember(path, key, limit, found)
+            # What only lacks to ask with may be there the next time.
+            if found.kind != verdict.PARTS:
+                _remember(path, key, limit, found)
     return found
 
 
@@ -103,8 +106,7 @@ def _file_identity(path: Path) -> list[Any]:
 
 def _remembered(path: Path, key: dict[str, Any], limit: float) -> Verdict | None:
     try:
-        with path.open("rb") as stream:
-            document = json.loads(stream.read(FILE_LIMIT))
+        document = json.loads(_content(path))
         if document["format"] != FORMAT or document["key"] != key:
             return None
         found = verdict.read(document["verdict"])
@@ -112,6 +114,15 @@ def _remembered(path: Path, key: dict[str, Any], limit: float) -> Verdict | None
         return found if found.works or float(document["seconds"]) >= limit else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _content(path: Path) -> bytes:
+    # Whatever was put in its place, such as a pipe, is not waited for.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("no file")
+        return stream.read(FILE_LIMIT)
 
 
 def _remember(path: Path, key: dict[str, Any], limit: float, found: Verdict) -> None:

@@ -25,11 +25,14 @@ from cpcctl.host.firmware import Hvcpu
 from cpcctl.host.process import spawn
 from cpcctl.host.qmp import Qmp, QmpGone
 from cpcctl.host.shm import RingFile
+from cpcctl.host.state import SOCKET_PATH_MAX
 from cpcctl.vm.command import Launch, command, layout
 from cpcctl.vm.spec import VmSpec
 
 SECONDS = patient(10.0)
 MEMORY = 64 << 20
+# What the guest begins with.
+MULTIBOOT = (0x1BADB002).to_bytes(4, "little")
 LOOK_EVERY = 0.01
 LONGEST_LOG = 4096
 # A kernel that hangs a guest may be slow to let go of it, too.
@@ -57,8 +60,13 @@ def run(settings: Settings, seconds: float, accel: str = "kvm", cpu: str = "max"
         return Verdict(PARTS, _words(error), error.hint)
     vm = spec(guest, accel, cpu)
     try:
+        with guest.open("rb") as file:
+            if file.read(len(MULTIBOOT)) != MULTIBOOT:
+                return Verdict(PARTS, f"{guest} is no probe guest", "make firmware")
         with tempfile.TemporaryDirectory(prefix="cpc-kvm-") as name:
             folder, data = Path(name), find.qemu_data(settings, binary)
+            if len(os.fsencode(folder / "qmp-job.sock")) > SOCKET_PATH_MAX:
+                return Verdict(PARTS, f"{folder} is too long for sockets", "unset TMPDIR")
             argv = command(vm, Launch(binary, data, firmware, folder, folder))
             RingFile.create(folder / "ring", layout(vm)).close()
             return _watched([*argv, "-no-reboot"], folder, seconds, accel)

@@ -19,6 +19,8 @@ def patient(seconds: float) -> float:
         factor = 0.0
     if not 0.1 <= factor <= 1000:
         raise CpcError(
-            f"{VARIABLE} is a factor from 0.1 to 1000, not {word!r}", exit_code=ExitCode.USAGE
+            f"{VARIABLE} is a factor from 0.1 to 1000, not {word!r}",
+            exit_code=ExitCode.USAGE,
+            hint=f"unset {VARIABLE}",
         )
     return seconds * factor

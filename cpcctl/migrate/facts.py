@@ -131,7 +131,17 @@ def network_devices() -> list[str]:
 
 
 def cpu_features(qmp: Qmp, model: str) -> tuple[str, ...]:
-    """Features that a CPU model means with this QEMU on this host."""
+    """Features that a guest with a CPU model has with this QEMU on this host.
+
+    QEMU leaves out those that the host cannot give, and tells it nowhere: a named
+    model means the same everywhere. What the host can give is what max means.
+    Raises CpcError (3) for a model that QEMU does not know.
+    """
+    able = _expanded(qmp, "max,migratable=off")
+    return tuple(sorted(_expanded(qmp, model) & able))
+
+
+def _expanded(qmp: Qmp, model: str) -> set[str]:
     name, *words = model.split(",")
     props: dict[str, Any] = {}
     for word in words:
@@ -151,7 +161,7 @@ def cpu_features(qmp: Qmp, model: str) -> tuple[str, ...]:
             exit_code=ExitCode.REFUSED,
             cause=error.cause,
         ) from error
-    return tuple(sorted(key for key, on in answer["model"]["props"].items() if on is True))
+    return {key for key, on in answer["model"]["props"].items() if on is True}
 
 
 def disk_mark(path: str) -> str:

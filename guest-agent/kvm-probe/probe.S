@@ -3,7 +3,7 @@
  * A kernel that does once what every kernel does early, and says how far it
  * came: a letter for each step on the serial port, "ok" at the end. A fault
  * that it does not expect is "!" and the end. cpcctl runs it with KVM before
- * it trusts KVM with a guest; cpcctl/accel/stages.py knows the letters.
+ * it trusts KVM with a guest; cpcctl/accel/answer.py knows the letters.
  *
  * Needs two CPUs and 64 MiB; is started as a multiboot kernel.
  */

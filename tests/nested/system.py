@@ -20,7 +20,7 @@ from cpcctl.setup import debian, store
 HERE = Path(__file__).parent
 TOOLS = [
     "base-files", "bash", "coreutils", "dash", "e2fsprogs", "grep", "iproute2", "mount",
-    "procps", "python3", "sed", "util-linux",
+    "python3", "sed", "util-linux",
 ]  # fmt: skip
 # Of what those depend on, what only matters to an installed system.
 UNUSED = re.compile(r"debconf$|^dpkg$|perl|^logsave$")
@@ -28,6 +28,13 @@ MODULES = [
     "virtio_pci", "virtio_blk", "virtio_console", "ext4", "crc32c_generic", "overlay",
     "kvm_amd", "tun", "veth", "bridge", "af_packet", "loop",
 ]  # fmt: skip
+# What an installer would have written.
+ETC = {
+    "passwd": "root:x:0:0:root:/root:/bin/bash\n",
+    "group": "root:x:0:\n",
+    "hosts": "127.0.0.1 localhost nested\n",
+    "fstab": "",
+}
 MERGED = ("bin", "sbin", "lib", "lib64")
 MIB = 1 << 20
 
@@ -105,6 +112,8 @@ def build(out: Path, suite: str, libraries: list[str]) -> None:
     for path in debian.fetch(packages, suite):
         debian.unpack(path, out / "root")
     merge_usr(out / "root")
+    for name, text in ETC.items():
+        (out / "root/etc" / name).write_text(text)
     for name in ("usr/share/doc", "usr/share/man", "usr/share/locale"):
         shutil.rmtree(out / "root" / name, ignore_errors=True)
     file_system(out / "root", out / "debian.ext4")
@@ -120,7 +129,7 @@ def provide(qemu: Path) -> Path:
     """
     suite = debian.release()
     libraries = library_packages(qemu)
-    texts = [suite, *TOOLS, *MODULES, *libraries]
+    texts = [suite, *libraries]
     sources = [Path(__file__), Path(image.__file__), HERE / "init"]
     return store.provide(
         "nested", store.key(texts, sources), lambda out: build(out, suite, libraries)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
@@ -16,7 +17,7 @@ import yaml
 
 from cpcctl import __main__ as entry
 from cpcctl import abi
-from cpcctl.accel import answer, device, memory, probe, verdict
+from cpcctl.accel import device, memory, probe, verdict
 from cpcctl.accel.verdict import Verdict
 from cpcctl.config.settings import Settings
 from cpcctl.host import find
@@ -149,6 +150,17 @@ def test_a_part_that_lacks(place: Settings, timed: Any, tmp_path: Path) -> None:
     (tmp_path / "fw").write_text("nothing")
     found = timed(replace(place, firmware=tmp_path / "fw"), patient(5))
     assert (found.kind, found.fix) == ("parts", "make firmware")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x7fELF no guest of ours"])
+def test_a_damaged_guest_says_nothing_of_kvm(
+    content: bytes, place: Settings, timed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "guest").write_bytes(content)
+    monkeypatch.setattr(find, "probe_guest", lambda _: tmp_path / "guest")
+    found = timed(place, patient(5))
+    assert (found.kind, found.fix) == ("parts", "make firmware")
+    assert found.reason == f"{tmp_path / 'guest'} is no probe guest"
 
 
 @pytest.mark.parametrize("cpu", ["max", pytest.param("qemu64", marks=pytest.mark.slow)])
@@ -299,6 +311,22 @@ def test_both_sides_ask_for_the_same_cpu(place: Settings) -> None:
     assert not failed(vm.spec, source, here) & {"accelerator", "cpu"}
 
 
+def test_what_qemu_would_leave_out_is_no_feature(place: Settings) -> None:
+    """A named model expands to the same on every host; the guest gets less."""
+
+    def ask(model: str) -> set[str]:
+        data = find.qemu_data(place, find.qemu_binary(place))
+        question = functools.partial(facts.cpu_features, model=model)
+        return set(find.ask(find.qemu_binary(place), data, question, accel=CHOSEN))
+
+    able, named = ask("max,migratable=off"), ask("Skylake-Server")
+    assert {"sse2", "aes", "avx2"} <= named <= able
+    assert "aes" not in ask("Skylake-Server,-aes")
+    # The models have them, and TCG has not.
+    if CHOSEN == "tcg":
+        assert not {"hle", "avx512f"} & (named | ask("qemu64,+avx512f"))
+
+
 def test_a_guest_with_kvm_does_not_come_to_a_host_without(place: Settings, no_kvm: str) -> None:
     guest = spec.read({"name": "a", "memory": "64M", "accel": "kvm", "machine": "pc-q35-10.0"})
     source = SourceFacts("host-a", "plain", abi.ABI_VERSION, "", 64 << 20, ("aes",))
@@ -315,7 +343,3 @@ def test_a_guest_with_kvm_does_not_come_to_a_host_without(place: Settings, no_kv
 def failed(guest: VmSpec, source: SourceFacts, here: DestinationFacts) -> set[str]:
     """Names of the preflight checks that refuse."""
     return {check.name for check in destination_checks(guest, source, here) if not check.ok}
-
-
-def test_the_steps_are_those_of_the_guest() -> None:
-    assert len(answer.STEPS) == len(answer.LETTERS) == 11

@@ -65,10 +65,10 @@ def image() -> Path:
 @pytest.fixture
 def machine(built: Any, image: Path, tmp_path: Path) -> Iterator[Machine]:
     """One QEMU for one test."""
-    layout = Layout.of(2, RING, MEMORY)
+    layout = Layout.of(2, RING, 2 * MEMORY)
     rings = RingFile.create(tmp_path / "ring", layout)
     command = [str(built.qemu), "-L", str(built.qemu_data), "-nodefaults", "-display", "none"]
-    command += ["-M", "pc,hvcpu-max=2,memory-backend=ram", "-m", "256", "-S"]
+    command += ["-M", "pc,hvcpu-max=2,memory-backend=ram", "-m", "256,slots=1,maxmem=512M", "-S"]
     command += ["-accel", accel.argument(), "-cpu", "max"]
     command += ["-object", "memory-backend-memfd,id=ram,size=256M"]
     command += [
@@ -231,13 +231,29 @@ def test_hvcpus_read_on_while_their_memory_is_mapped_anew(machine: Machine) -> N
     ]
     for hvcpu in hvcpus:
         hvcpu.wake()
-    changes = 0
-    # Both are in their calls for seconds; this is over in milliseconds.
-    while changes < 20 or any(machine.state(n) == "running" for n in (0, 1)):
-        machine.qmp.execute("cpc-dirty-log", enable=changes % 2 == 0)
-        changes += 1
-    machine.qmp.execute("cpc-dirty-log", enable=False)
+    # Some milliseconds; both are in their calls for longer.
+    for change in range(20):
+        machine.qmp.execute("cpc-dirty-log", enable=change % 2 == 0)
+    wait_for(lambda: "running" not in (machine.state(0), machine.state(1)), "both end", 60)
     for hvcpu, request in zip(hvcpus, requests, strict=True):
         assert machine.state(hvcpu.number) == "parked"
         assert hvcpu.mailbox.done(request)
         assert hvcpu.mailbox.reply().status == abi.S_OK
+
+
+@pytest.mark.kvm
+def test_memory_that_is_plugged_in_is_in_the_window(machine: Machine) -> None:
+    """Once somebody has asked QEMU for the map; its writes are dirty as well."""
+    qmp, hvcpu = machine.qmp, machine.add(0)
+    before = {region["name"] for region in qmp.execute("query-cpc")["regions"]}
+    qmp.execute("object-add", **{"qom-type": "memory-backend-memfd", "id": "m1", "size": 128 << 20})
+    qmp.execute("device_add", driver="pc-dimm", id="dimm1", memdev="m1")
+    (region,) = (r for r in qmp.execute("query-cpc")["regions"] if r["name"] not in before)
+    assert region["pages"] == 128 << 20 >> 12
+    last = abi.WINDOW_BASE + (region["first-page"] + region["pages"] - 1) * 4096
+    hvcpu.call(TOUCH, (last, 1))
+    assert hvcpu.call(TOUCH, (last, 0)).result[0] == 1
+    assert fault(hvcpu, TOUCH, abi.WINDOW_BASE + (1 << 40), 0)[0] == PAGE_FAULT
+    qmp.execute("cpc-dirty-log", enable=True)
+    hvcpu.call(TOUCH, (last, 1))
+    assert qmp.execute("cpc-dirty-sync")["dirty-pages"] == 1

@@ -6,11 +6,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from cpcctl.accel.verdict import Verdict
 from cpcctl.config.load import load
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError
+from cpcctl.host import find
 
 WORKS = Verdict("works", "a guest and an hvCPU answered within 0.3 s")
 MUTE = Verdict("hvcpu", "no hvCPU answered", "make firmware")
@@ -131,6 +133,68 @@ def test_a_qemu_that_ended(code: int, log: str, said: str, kind: str, words: str
 def test_what_is_no_verdict(document: object) -> None:
     with pytest.raises(ValueError, match="no verdict"):
         verdict.read(document)
+
+
+# ---- what QEMU says while the guest runs ------------------------------------------
+
+
+class Child:
+    """A QEMU that runs."""
+
+    def poll(self) -> None:
+        """It has not ended."""
+
+
+class Monitor:
+    """Its monitor: a run state and an accelerator."""
+
+    def __init__(self, status: str, accelerator: str) -> None:
+        self.status, self.accelerator = status, accelerator
+
+    def execute(self, command: str, **_: object) -> dict[str, str]:
+        """Only query-status is expected."""
+        assert command == "query-status"
+        return {"status": self.status}
+
+    def require_cpc(self) -> dict[str, str]:
+        """Of query-cpc what the probe looks at."""
+        return {"accelerator": self.accelerator}
+
+
+def watched(folder: Path, said: str, monitor: Monitor, seconds: float) -> Verdict:
+    """The verdict on a guest that said something, and a QEMU that still runs."""
+    (folder / "console.log").write_text(said)
+    watch = probe._Watch(cast(Any, Child()), folder, seconds, "kvm")
+    watch.qmp = cast(Any, monitor)
+    return watch.verdict()
+
+
+def test_a_guest_that_kvm_gave_up(tmp_path: Path) -> None:
+    found = watched(tmp_path, "ab", Monitor("internal-error", "kvm"), 20)
+    assert (found.kind, found.reason) == (
+        "crash",
+        "a small guest was stopped by the kernel (KVM internal error) "
+        "at exceptions and page faults",
+    )
+    assert watched(tmp_path, "ab", Monitor("running", "kvm"), 0.05).kind == "hang"
+
+
+def test_hvcpus_with_another_accelerator_are_no_answer(tmp_path: Path) -> None:
+    found = watched(tmp_path, answer.DONE, Monitor("running", "tcg"), 20)
+    assert (found.kind, found.reason) == ("hvcpu", "its hvCPUs run with tcg")
+
+
+def test_a_folder_too_long_for_sockets_says_nothing_of_kvm(
+    host: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ("long" * 30)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 30)))
+    monkeypatch.setattr(find, "firmware_version", lambda _: "0")
+    (tmp_path / "kvm-probe.bin").write_bytes(probe.MULTIBOOT)
+    found = memory.ask(host)
+    assert (found.kind, found.fix) == ("parts", "unset TMPDIR")
+    assert "too long for sockets" in found.reason
+    assert not memory.file(host).exists()
 
 
 # ---- the device --------------------------------------------------------------------
@@ -301,6 +365,35 @@ def test_a_changed_file_is_as_good_as_none(
     memory.file(host).write_text(json.dumps({**document, **change}))
     memory.ask(host)
     assert len(probed) == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "probes"),
+    [
+        (os.mkfifo, 1),  # opening one waits for a writer, unless told otherwise
+        (lambda path: path.symlink_to("/dev/zero"), 1),
+        (lambda path: path.symlink_to(path), 1),
+        (Path.mkdir, 2),  # nothing can take its place
+    ],
+    ids=["pipe", "device", "loop", "folder"],
+)
+def test_what_is_no_file_is_as_good_as_none(
+    make: Callable[[Path], object], probes: int, host: Settings, probed: list[float]
+) -> None:
+    host.state_dir.mkdir()
+    make(memory.file(host))
+    assert memory.known(host) is None
+    assert memory.ask(host) == memory.ask(host) == WORKS
+    assert len(probed) == probes
+
+
+def test_what_only_lacks_to_ask_with_is_not_remembered(
+    host: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers(monkeypatch, Verdict("parts", "no VM can be started: no space", "cpcctl doctor"))
+    assert memory.ask(host).kind == "parts"
+    answers(monkeypatch, WORKS)
+    assert memory.ask(host) == WORKS
 
 
 def test_a_file_that_cannot_be_written_changes_nothing(

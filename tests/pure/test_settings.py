@@ -110,3 +110,4 @@ def test_patience_that_is_none(word: str, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(CpcError, match="CPCCTL_PATIENCE is a factor") as caught:
         patient(10.0)
     assert caught.value.exit_code == 2
+    assert caught.value.hint == "unset CPCCTL_PATIENCE"

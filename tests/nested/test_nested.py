@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Debian guest with nested KVM, and the choice between it and this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.nested import kvm, machine, project, run
+from tests.patience import patient
+
+BOOT = patient(120)
+
+
+def report(state: str, detail: str) -> str:
+    """What doctor prints."""
+    return json.dumps({"checks": [{"name": "kvm", "state": state, "detail": detail}]})
+
+
+def test_the_verdict_is_doctors() -> None:
+    assert kvm.verdict(report("ok", "works")) == ""
+    assert kvm.verdict(report("warn", "there is no /dev/kvm")) == "there is no /dev/kvm"
+    for text in ("", "null", "{}", '{"checks": []}', '{"checks": [{"name": "kvm"}]}'):
+        assert "no answer" in kvm.verdict(text)
+
+
+@pytest.mark.parametrize(
+    ("argv", "why", "first", "ran"),
+    [
+        (["test"], "", "KVM works here: running with it directly\n", "here"),
+        (["test"], "it hangs", "no working KVM here (it hangs): running in a Debian", "there"),
+        (["test", "--nested"], "", "asked for: running in a Debian guest", "there"),
+    ],
+)
+def test_the_first_line_says_which_way_and_why(
+    argv: list[str], why: str, first: str, ran: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    seen = []
+
+    def here(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        seen.append(("here", command))
+        return subprocess.CompletedProcess(command, 3)
+
+    def there(command: list[str]) -> int:
+        seen.append(("there", command))
+        return 3
+
+    monkeypatch.setattr(kvm, "ask_doctor", lambda: why)
+    monkeypatch.setattr(kvm, "prepare", lambda: None)
+    monkeypatch.setattr(subprocess, "run", here)
+    monkeypatch.setattr(run, "guarded", there)
+    assert kvm.main(argv) == 3, "the status of what ran is passed on"
+    assert capsys.readouterr().out.startswith(first)
+    assert [place for place, _ in seen] == [ran]
+
+
+def test_the_nested_guest_runs_what_is_marked_unless_told_otherwise() -> None:
+    def pytest_of(*arguments: str, nested: bool) -> list[str]:
+        return kvm.commands("test", arguments, nested)[-1]
+
+    assert pytest_of(nested=True)[-2:] == ["-m", "kvm"]
+    assert "-m" not in pytest_of(nested=False)[3:]
+    assert pytest_of("-k", "chain", nested=True).count("-m") == 1  # python -m pytest
+    for nested in (True, False):
+        argv = pytest_of(nested=nested)
+        assert argv[argv.index("--accel") + 1] == "kvm"
+        assert "kvm" in kvm.commands("bench", (), nested)[0]
+
+
+def test_a_command_arrives_as_it_was_given(tmp_path: Path) -> None:
+    """The guest's script in a shell here, with files for its ports."""
+    words = ["printf", "%s|", "a b", "it's", "$HOME", "", "\\n"]
+    text = machine.script(words, tmp_path, {"NAME": "o'clock $X"})
+    start, end = text.index("for port"), text.index("cd ")
+    text = text[:start] + "output=out result=res\n" + text[end:]
+    text = text.replace("while :; do sleep 1000; done", 'echo "$NAME" > name')
+    done = subprocess.run(["sh", "-c", text], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out").read_text() == "a b|it's|$HOME||\\n|"
+    assert (tmp_path / "res").read_text() == "ended 0\n"
+    assert (tmp_path / "name").read_text() == "o'clock $X\n"
+
+
+def test_a_place_of_a_dead_owner_goes() -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    with project.workplace() as mine:
+        old = mine.with_name(f"nested-{dead.pid}")
+        old.mkdir()
+        with project.workplace() as again:
+            assert again == mine
+        assert not old.exists()
+    assert not mine.exists()
+
+
+@pytest.fixture
+def nested(built: object) -> Callable[..., subprocess.Popen[str]]:
+    """Start the runner with a shell command."""
+
+    def start(command: str, *options: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.nested.run", *options, "--", "sh", "-c", command],
+            cwd=project.TOP, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    return start
+
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.mark.slow
+def test_a_command_runs_where_kvm_is(nested: Start, tmp_path: Path) -> None:
+    """Its output and status come back; it sees this checkout; it changes nothing here."""
+    (project.TOP / "tests" / "nested" / "init").stat()
+    seen = tmp_path / "seen"
+    process = nested(
+        f"test -c /dev/kvm && wc -c < tests/nested/init && pwd && mkdir -p {tmp_path} && "
+        f"touch {seen} && echo $CPC_TEST_PATIENCE && echo bad >&2; exit 7",
+        "--patience", "5",
+    )
+    out, err = process.communicate(timeout=BOOT)
+    assert process.returncode == 7, err
+    size = (project.TOP / "tests/nested/init").stat().st_size
+    scale = float(os.environ.get("CPC_TEST_PATIENCE", "1"))
+    assert out.splitlines() == [str(size), str(project.TOP), f"{5 * scale:g}", "bad"]
+    assert not seen.exists()
+
+
+@pytest.mark.slow
+def test_a_command_that_hangs_is_ended_with_the_console(nested: Start) -> None:
+    process = nested("echo CPC-HANGS > /dev/console; sleep 1000", "--seconds", "2")
+    _, err = process.communicate(timeout=BOOT)
+    assert process.returncode == run.FAILED
+    assert "did not end within" in err
+    assert "the end of its console:" in err and "CPC-HANGS" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_the_runner_ends_the_guest(
+    nested: Start, number: signal.Signals
+) -> None:
+    """That no QEMU is left is looked at after every module of tests."""
+    process = nested("echo up; sleep 1000")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=patient(20))
+    assert process.returncode == {2: 130, 15: 143, 9: -9}[number], err
+    with project.workplace() as place:
+        # What a killed one left in the cache went just now.
+        rest = [p for p in place.parent.glob("nested-*") if p != place]
+        assert not [p for p in rest if p.name == f"nested-{process.pid}"]
