@@ -11,11 +11,11 @@ PYTHON := $(CACHE)/current/venv/bin/python
 SETUP := /usr/bin/python3 -m
 ARGS ?=
 
-.PHONY: help demo bench bench-kvm test test-fast test-kvm test-long lint setup packages venv qemu firmware guest clean
+.PHONY: help demo bench bench-kvm test test-fast test-kvm test-long lint setup packages venv qemu firmware guest ovmf clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
-	@echo 'also:        test-fast test-kvm test-long bench bench-kvm lint, and packages venv qemu firmware guest alone'
+	@echo 'also:        test-fast test-kvm test-long bench bench-kvm lint, and packages venv qemu firmware guest ovmf alone'
 
 packages:
 	@$(SETUP) cpcctl.setup.packages
@@ -32,7 +32,10 @@ firmware: packages
 guest: packages
 	@$(SETUP) cpcctl.demo.image
 
-setup: packages venv qemu firmware guest
+ovmf: packages
+	@$(SETUP) cpcctl.setup.ovmf
+
+setup: packages venv qemu firmware guest ovmf
 
 demo: setup
 	@$(PYTHON) -m cpcctl demo $(ARGS)

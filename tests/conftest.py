@@ -58,10 +58,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     here = Path(__file__).parent
     for item in items:
         folder = item.path.relative_to(here).parts[0]
-        if folder in ("onevm", "twohosts"):
+        if folder in ("onevm", "twohosts", "snp"):
             item.add_marker(pytest.mark.vm)
         if folder == "twohosts":
             item.add_marker(pytest.mark.twohosts)
+        if folder in ("twohosts", "snp"):
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.slow)

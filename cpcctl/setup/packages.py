@@ -21,6 +21,7 @@ PACKAGES = {
     "libpixman-1-dev": "QEMU",
     "libfdt-dev": "QEMU",
     "libslirp-dev": "QEMU's user-mode network",
+    "libgnutls28-dev": "QEMU's emulated SEV-SNP processor: keys, reports, certificates",
     "zlib1g-dev": "QEMU",
     "xz-utils": "QEMU's source archive",
     "patch": "the patch series",

@@ -83,7 +83,7 @@ configured=$(cat "$here/build.sh" "$here/base.pin" | sha256sum)
 if [ ! -f build.ninja ] || [ "$configured" != "$(cat .configured 2> /dev/null)" ]; then
     echo "qemu: configuring" >&2
     run "$work/src/configure" --python="$env/bin/python" --target-list=x86_64-softmmu \
-        --without-default-features --enable-tcg --enable-kvm --enable-slirp \
+        --without-default-features --enable-tcg --enable-kvm --enable-slirp --enable-gnutls \
         --enable-fdt=system --disable-docs --disable-install-blobs --disable-download
     echo "$configured" > .configured
 fi

@@ -80,15 +80,7 @@ class Host:
 
     def jobs(self, kind: str) -> list[dict[str, Any]]:
         """Job files of a kind, oldest first, as they are on disk."""
-        found = []
-        for path in sorted((self.state / "jobs").glob("*.json")):
-            try:
-                document = json.loads(path.read_text())
-            except (OSError, ValueError):
-                continue
-            if document["kind"] == kind:
-                found.append(document)
-        return sorted(found, key=lambda entry: entry["created"])
+        return job_files(self.state, kind)
 
     def vm_state(self, name: str) -> str:
         """"absent", or what `vm status` says."""
@@ -99,6 +91,24 @@ class Host:
         """Process of a VM's QEMU."""
         document = json.loads((self.folder / "r" / "vms" / name / "process.json").read_text())
         return int(document["pid"])
+
+
+def job_files(state: Path, kind: str) -> list[dict[str, Any]]:
+    """Job files of a kind in a host's state folder, oldest first."""
+    found = []
+    for path in sorted((state / "jobs").glob("*.json")):
+        try:
+            document = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
+        if document["kind"] == kind:
+            found.append(document)
+    return sorted(found, key=lambda entry: entry["created"])
+
+
+def moves_bytes(jobs: list[dict[str, Any]]) -> bool:
+    """The newest of these migrations is in phase copy and has sent something."""
+    return bool(jobs and jobs[-1]["phase"] == "copy" and jobs[-1]["progress"].get("bytes_sent"))
 
 
 def finish(
@@ -174,8 +184,7 @@ class Pair:
 
     def copying(self) -> bool:
         """The newest migration moves bytes."""
-        jobs = self.a.jobs("migrate")
-        return bool(jobs and jobs[-1]["phase"] == "copy" and jobs[-1]["progress"].get("bytes_sent"))
+        return moves_bytes(self.a.jobs("migrate"))
 
     def check_one_side(self, name: str, side: str) -> None:
         """The guest runs on exactly that side."""
