@@ -23,6 +23,19 @@ FOLDERS = ["tests/onevm", "tests/twohosts"]
 TEST_SECONDS = 1200
 
 
+# Runs each argument as a command. Tests that fail in the nested guest run once
+# more, and the output says so: docs/testing.md, "Known trouble".
+SCRIPT = """
+for c in "$@"; do
+    eval "$c" && continue
+    code=$?
+    case "$code $c" in "1 "*pytest*) ;; *) exit $code ;; esac
+    echo "nested KVM has known trouble (docs/testing.md): what failed runs once more"
+    eval "$c --last-failed --last-failed-no-failures none" || exit
+done
+"""
+
+
 def python() -> str:
     """The interpreter that `make setup` prepared; the nested guest has it too."""
     return str(store.current("venv") / "bin/python")
@@ -60,7 +73,7 @@ def commands(what: str, arguments: Sequence[str], nested: bool) -> list[list[str
     # The set-up's own check of a machine comes first, as on any other one.
     return [
         [*cpcctl, "doctor", "--accel", "kvm"],
-        [*pytest, "-v", "-p", "no:cacheprovider", *limits, *select, *arguments],
+        [*pytest, "-v", "-o", "cache_dir=/tmp/pytest-cache", *limits, *select, *arguments],
     ]
 
 
@@ -88,9 +101,8 @@ def main(argv: Sequence[str]) -> int:
     reason = why if why == "asked for" else f"no working KVM here ({why})"
     print(f"{reason}: running in a Debian guest under TCG, with nested KVM", flush=True)
     prepare()
-    script = 'for c in "$@"; do eval "$c" || exit; done'
     words = [shlex.join(command) for command in commands(what, rest, nested=True)]
-    return run.guarded(["sh", "-c", script, "sh", *words])
+    return run.guarded(["sh", "-c", SCRIPT, "sh", *words])
 
 
 if __name__ == "__main__":

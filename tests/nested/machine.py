@@ -165,7 +165,9 @@ def _late(said: bytes, seconds: float) -> str:
 
 def _died(process: subprocess.Popen[bytes]) -> str:
     code = process.wait(10)
-    words = process.stderr.read().decode(errors="replace").strip() if process.stderr else ""
+    lines = process.stderr.read().decode(errors="replace").splitlines() if process.stderr else []
+    # It warns of every feature of the processor that it does not emulate.
+    words = "\n".join(line for line in lines if ": warning: " not in line)
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
     return f"the Debian guest's QEMU ended {how}" + (f": {words}" if words else "")
 

@@ -160,3 +160,30 @@ def test_whatever_ends_the_runner_ends_the_guest(
         # What a killed one left in the cache went just now.
         rest = [p for p in place.parent.glob("nested-*") if p != place]
         assert not [p for p in rest if p.name == f"nested-{process.pid}"]
+
+
+def test_what_fails_in_the_nested_guest_runs_once_more(tmp_path: Path) -> None:
+    """And only that, only once, and said; what fails again is a failure."""
+    fake = tmp_path / "pytest"
+    fake.write_text(
+        f'#!/bin/sh\necho "run $*" >> {tmp_path}/log\n[ -e {tmp_path}/good ] && exit 0\n'
+        f'[ -e {tmp_path}/second ] && touch {tmp_path}/good\nexit ${{CODE:-1}}\n'
+    )
+    fake.chmod(0o755)
+
+    def run(**env: str) -> tuple[int, str, list[str]]:
+        (tmp_path / "log").write_text("")
+        done = subprocess.run(
+            ["sh", "-c", kvm.SCRIPT, "sh", f"{fake} -v"], capture_output=True, text=True,
+            check=False, env={**os.environ, **env},
+        )  # fmt: skip
+        return done.returncode, done.stdout, (tmp_path / "log").read_text().splitlines()
+
+    again = "run -v --last-failed --last-failed-no-failures none"
+    assert run(CODE="2") == (2, "", ["run -v"])
+    code, said, calls = run()
+    assert (code, calls) == (1, ["run -v", again]) and "known trouble" in said
+    (tmp_path / "second").touch()
+    code, said, calls = run()
+    assert (code, calls) == (0, ["run -v", again]) and "known trouble" in said
+    assert run() == (0, "", ["run -v"])
