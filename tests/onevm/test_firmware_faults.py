@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -56,6 +57,16 @@ def wait_for(true: Callable[[], bool], what: str, seconds: float = 20.0) -> None
         time.sleep(0.005)
 
 
+def listens(path: Path) -> bool:
+    """Somebody takes connections there: the file alone may be there before that."""
+    with socket.socket(socket.AF_UNIX) as door:
+        try:
+            door.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
 @pytest.fixture(scope="module")
 def image() -> Path:
     """The firmware with fault_module.c instead of its table of modules."""
@@ -82,7 +93,7 @@ def machine(built: Any, image: Path, tmp_path: Path) -> Iterator[Machine]:
     with (tmp_path / "log").open("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            wait_for(lambda: (tmp_path / "qmp").exists() or process.poll() is not None, "QMP")
+            wait_for(lambda: listens(tmp_path / "qmp") or process.poll() is not None, "QMP")
             assert process.poll() is None, (tmp_path / "log").read_text()
             with Qmp.connect(tmp_path / "qmp") as qmp:
                 accel.check(process.pid)

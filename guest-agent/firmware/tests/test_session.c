@@ -426,7 +426,7 @@ static void boot_info_is_checked(void)
     machine->boot.magic = 0;
     CHECK_IS(init_with(machine), CPC_S_BOOT_INFO);
     machine->boot = good;
-    machine->boot.abi = 2;
+    machine->boot.abi = CPC_ABI_VERSION + 1;
     CHECK_IS(init_with(machine), CPC_S_BOOT_INFO);
     machine->boot = good;
     machine->boot.ring_size += 64;
