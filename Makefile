@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo    set everything up, migrate a live guest, show a report
-# make test    the same set-up, then every test, with TCG and with KVM
+# make test    the same set-up, then every test, with TCG
 #
 # Every goal is incremental: things are built into the cache (CPC_CACHE, by
 # default ~/.cache/cpc) under a digest of what they are made from.
@@ -43,10 +43,8 @@ demo: setup
 bench: setup
 	@$(PYTHON) -m cpcctl bench $(ARGS)
 
-# With ARGS only what they choose; the run with KVM has its own, test-kvm ARGS=...
 test: setup
 	@$(PYTHON) -m pytest tests $(ARGS)
-	$(if $(ARGS),,@$(MAKE) -s test-kvm)
 
 test-kvm: setup
 	@$(PYTHON) -m tests.nested.kvm test $(ARGS)
