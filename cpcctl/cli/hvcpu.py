@@ -14,17 +14,30 @@ from cpcctl.cli.output import table
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.qmp import Qmp
 from cpcctl.host.state import Folders, VmLock
-from cpcctl.vm import lifecycle
+from cpcctl.vm import command, lifecycle
 
 
 def _vm(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="VM", help="name of the VM")
 
 
+def _attach(args: argparse.Namespace, ctx: Context) -> lifecycle.Vm:
+    """The VM, if it can have hvCPUs."""
+    vm = lifecycle.attach(ctx.settings, args.name)
+    if not command.has_hvcpus(vm.spec):
+        raise CpcError(
+            f"VM {args.name} has no hvCPUs",
+            exit_code=ExitCode.REFUSED,
+            cause=f"those of platform {vm.spec.platform} are to come",
+            hint=f"cpcctl vm status {args.name}",
+        )
+    return vm
+
+
 @contextlib.contextmanager
 def _locked(args: argparse.Namespace, ctx: Context, purpose: str) -> Iterator[lifecycle.Vm]:
     """The VM, with nobody else using its hvCPUs meanwhile."""
-    vm = lifecycle.attach(ctx.settings, args.name)
+    vm = _attach(args, ctx)
     with VmLock.take(Folders.of(ctx.settings), args.name, purpose):
         yield vm
 
@@ -107,7 +120,7 @@ def list_arguments(parser: argparse.ArgumentParser) -> None:
 
 def list_run(args: argparse.Namespace, ctx: Context) -> int:
     """List every hvCPU of a VM, inactive ones too."""
-    vm = lifecycle.attach(ctx.settings, args.name)
+    vm = _attach(args, ctx)
     with vm.qmp() as qmp:
         entries = qmp.require_cpc()["hvcpus"]
     found = [

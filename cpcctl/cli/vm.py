@@ -12,7 +12,10 @@ from cpcctl.cli import arguments
 from cpcctl.cli.arguments import seconds
 from cpcctl.cli.context import Context
 from cpcctl.cli.output import pairs, size, table
-from cpcctl.vm import lifecycle, spec
+from cpcctl.snp import checks as snp_checks
+from cpcctl.snp import definition as snp
+from cpcctl.vm import command, lifecycle, prepare, protection, spec
+from cpcctl.vm.spec import VmSpec
 
 # How text output names what JSON has another name for.
 LABELS = {
@@ -21,6 +24,7 @@ LABELS = {
     "hvcpus": "hvCPUs",
     "gvcpus": "gvCPUs",
     "firmware_version": "firmware",
+    "launch_digest": "launch digest",
 }
 
 
@@ -30,7 +34,8 @@ def start_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--print-command",
         action="store_true",
-        help="print QEMU's command line and start nothing",
+        help="print QEMU's command line, of an SEV-SNP guest its launch digest too, and "
+        "start nothing",
     )
     arguments.accel(parser, "what FILE says, else ")
 
@@ -39,20 +44,41 @@ def start_run(args: argparse.Namespace, ctx: Context) -> int:
     """Start a VM and say what was made."""
     wanted = spec.load(Path(args.file))
     if args.print_command:
-        resolved = lifecycle.resolve(ctx.settings, wanted, args.accel, ctx.out.note)
-        argv = lifecycle.command_line(ctx.settings, resolved)
-        ctx.out.result({"argv": argv}, shlex.join(argv))
-        return 0
+        return _print_command(args, ctx, wanted)
     vm = lifecycle.start(ctx.settings, wanted, accel=args.accel, note=ctx.out.note)
     found = lifecycle.status(ctx.settings, vm.name)
-    trusted = found.get("trusted_bytes", 0)
-    ctx.out.note(lifecycle.PROTECTION[vm.spec.platform])
+    ctx.out.note(protection.line(vm.spec.platform, vm.spec.accel, debug=vm.spec.snp.debug))
     ctx.out.result(
         found,
         f"started {vm.name}: {vm.spec.machine}, {vm.spec.accel}, {size(vm.spec.memory)}, "
-        f"{vm.spec.vcpus} gvCPU, {vm.spec.hvcpus} of {vm.spec.hvcpu_max} hvCPUs, "
-        f"trusted memory {size(trusted)}",
+        f"{vm.spec.vcpus} gvCPU, {_hvcpus(vm.spec, found)}",
     )
+    return 0
+
+
+def _hvcpus(vm: VmSpec, found: dict[str, Any]) -> str:
+    if not command.has_hvcpus(vm):
+        return f"no hvCPUs (those of platform {vm.platform} are to come)"
+    trusted = size(found.get("trusted_bytes", 0))
+    return f"{vm.hvcpus} of {vm.hvcpu_max} hvCPUs, trusted memory {trusted}"
+
+
+def _print_command(args: argparse.Namespace, ctx: Context, wanted: VmSpec) -> int:
+    """What would be started, here or, of an SEV-SNP guest with kvm, where that works."""
+    resolved = prepare.resolve(
+        ctx.settings, wanted, args.accel, ctx.out.note, elsewhere=True
+    )
+    argv = prepare.command_line(ctx.settings, resolved)
+    if resolved.platform != snp.PLATFORM:
+        ctx.out.result({"argv": argv}, shlex.join(argv))
+        return 0
+    digest = snp_checks.check(ctx.settings, resolved)
+    kind = protection.kind(resolved.platform, resolved.accel)
+    # A comment to a shell, so that the text can be run as it is.
+    text = f"{shlex.join(argv)}\n# {kind}; launch digest {digest}"
+    if resolved.kernel is not None:
+        ctx.out.note("the launch digest does not cover kernel, initrd and append")
+    ctx.out.result({"argv": argv, "platform": kind, "launch_digest": digest}, text)
     return 0
 
 
@@ -129,8 +155,8 @@ def status_run(args: argparse.Namespace, ctx: Context) -> int:
             f"job {job.id} of this VM stopped in phase {job.phase} and is not settled\n"
             f"  try: cpcctl job resume {job.id}"
         )
-    if found.get("platform") in lifecycle.PROTECTION:
-        ctx.out.note(lifecycle.PROTECTION[found["platform"]])
+    if "platform" in found:
+        ctx.out.note(protection.line(found["platform"], found["accel"], debug=_debug(found)))
     ctx.out.result(
         found,
         pairs((LABELS.get(name, name), _shown(name, value)) for name, value in found.items()),
@@ -138,6 +164,10 @@ def status_run(args: argparse.Namespace, ctx: Context) -> int:
     if trouble is not None:
         raise trouble
     return 0
+
+
+def _debug(found: dict[str, Any]) -> bool:
+    return bool(int(found.get("policy", "0"), 16) & snp.POLICY_DEBUG)
 
 
 def _shown(name: str, value: Any) -> str:

@@ -145,6 +145,6 @@ class IncomingRing:
 
 def protection(platform: str) -> str:
     """One line: what the platform does and does not protect."""
-    from cpcctl.vm.lifecycle import PROTECTION
+    from cpcctl.vm import protection as lines
 
-    return PROTECTION[platform].strip()
+    return lines.line(platform, "tcg")

@@ -19,6 +19,8 @@ from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, reason
 from cpcctl.host import find
 from cpcctl.host.state import make_folder
+from cpcctl.snp import checks as snp
+from cpcctl.snp import hardware, measure
 from cpcctl.vm import lifecycle
 from cpcctl.vm.spec import VmSpec
 
@@ -126,6 +128,48 @@ def _hvcpu(settings: Settings) -> Check:
     return Check("hvcpu-ping", OK, detail)
 
 
+def _ovmf(settings: Settings) -> Check:
+    """Without it, VMs of platform plain work as well as ever."""
+    try:
+        path = find.ovmf_image(settings)
+    except CpcError as error:
+        return Check("ovmf", WARN, error.message, error.hint)
+    why = snp.firmware_problem(path, emulated=True)
+    return Check("ovmf", WARN, why, "make ovmf") if why else Check("ovmf", OK, str(path))
+
+
+def _snp_emulated(settings: Settings) -> Check:
+    binary = find.qemu_binary(settings)
+    able = find.ask(binary, find.qemu_data(settings, binary), snp.qemu)
+    if not (able.launches and able.emulates):
+        return Check("snp-emulated", WARN, "QEMU does not emulate SEV-SNP", "make qemu")
+    try:
+        importlib.metadata.version(measure.PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        why = f"without the Python package {measure.PACKAGE} no launch digest is known"
+        fix = f"{sys.executable} -m pip install {measure.PACKAGE}"
+        return Check("snp-emulated", WARN, why, fix)
+    return Check("snp-emulated", OK, "TCG emulates SEV-SNP guests, without protecting them")
+
+
+def _snp_hardware(settings: Settings) -> Check:
+    """The real thing: kernel and processor, and what QEMU and OVMF need for it."""
+    found = [(obstacle.why, obstacle.fix) for obstacle in hardware.obstacles()]
+    binary = find.qemu_binary(settings)
+    if not find.ask(binary, find.qemu_data(settings, binary), snp.qemu).launches:
+        found.append((f"QEMU {binary} knows no SEV-SNP guests", "make qemu"))
+    try:
+        why = snp.firmware_problem(find.ovmf_image(settings), emulated=False)
+    except CpcError as error:
+        why = error.message
+    if why:
+        found.append((why, "make ovmf"))
+    if found:
+        what = "; ".join(why for why, _ in found)
+        return Check("snp-hardware", WARN, f"lacks: {what}", "; ".join(fix for _, fix in found))
+    return Check("snp-hardware", OK, "SEV-SNP guests can run with KVM; no test of ours did so yet")
+
+
 def _run_space(settings: Settings) -> Check:
     free = shutil.disk_usage(make_folder(settings.run_dir)).free
     detail = f"{free >> 20} MiB free in {settings.run_dir}"
@@ -186,6 +230,9 @@ CHECKS: tuple[tuple[str, Callable[[Settings], Check]], ...] = (
     ("kvm", _kvm),
     ("accelerator", _accelerator),
     ("hvcpu-ping", _hvcpu),
+    ("ovmf", _ovmf),
+    ("snp-emulated", _snp_emulated),
+    ("snp-hardware", _snp_hardware),
     ("ring-space", _run_space),
     ("memory", _memory),
     ("state-folder", _state_folder),

@@ -79,6 +79,21 @@ def firmware_image(settings: Settings) -> Path:
     )
 
 
+def ovmf_image(settings: Settings, named: str | None = None) -> Path:
+    """The UEFI firmware of SEV-SNP guests, code and variables in one file.
+
+    named: what a definition says. Raises CpcError (2).
+    """
+    usual = [
+        settings.cache_dir / "current" / "ovmf" / "OVMF.fd",
+        LIBRARY / "OVMF.fd",
+        Path("/usr/share/ovmf/OVMF.fd"),
+    ]
+    return _first(
+        "OVMF", Path(named) if named else None, usual, "make ovmf, or apt install ovmf"
+    )
+
+
 def probe_guest(settings: Settings) -> Path:
     """The guest that finds out whether KVM works. Raises CpcError (2)."""
     name = "kvm-probe.bin"

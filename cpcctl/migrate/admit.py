@@ -134,8 +134,7 @@ def judge(
 
 
 def _paths(spec: VmSpec) -> list[str]:
-    named = (spec.kernel, spec.initrd, spec.uefi_code, spec.uefi_vars)
-    return [path for path in named if path is not None] + [disk.path for disk in spec.disks]
+    return [*spec.named_files, *(disk.path for disk in spec.disks)]
 
 
 def _device_problem(device: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cpcctl.errors import CpcError, ExitCode, shown
+from cpcctl.vm import command
 from cpcctl.vm.spec import VmSpec
 
 # Devices whose state lives outside QEMU.
@@ -74,6 +75,16 @@ class DestinationFacts:
     files: dict[str, str]
     nics: dict[str, str] = field(default_factory=dict)
     kvm: tuple[str, str] = ("", "")
+
+
+def movable(spec: VmSpec) -> Check:
+    """Whether guests of this kind can be moved at all."""
+    return Check(
+        "platform",
+        command.has_hvcpus(spec),
+        f"hvCPUs move a guest, and those of platform {spec.platform} are to come",
+        "shut the guest down and start it on the other host",
+    )
 
 
 def source_checks(
@@ -194,12 +205,7 @@ def destination_checks(spec: VmSpec, there: SourceFacts, here: DestinationFacts)
             "; ".join(f"{name}: {why}" for name, why in here.nics.items()),
             f"make the tap on {here.host}, or name another one: cpcctl receive --nic NAME=TAP",
         ),
-        Check(
-            "platform",
-            there.platform == here.platform,
-            f"{there.host} is {there.platform}, {here.host} is {here.platform}",
-            "migrate between hosts of one platform",
-        ),
+        _platform(spec, there, here),
         Check(
             "firmware",
             (there.abi, there.firmware_version) == (here.abi, here.firmware_version),
@@ -208,6 +214,20 @@ def destination_checks(spec: VmSpec, there: SourceFacts, here: DestinationFacts)
             "make firmware on both hosts, and restart the VM",
         ),
     ]
+
+
+def _platform(spec: VmSpec, there: SourceFacts, here: DestinationFacts) -> Check:
+    """A guest is protected as it was: an emulated guest is no real one's equal."""
+    able = movable(spec)
+    if not able.ok:
+        return able
+    return Check(
+        "platform",
+        there.platform == here.platform,
+        f"the guest is {there.platform} on {there.host} and would be {here.platform} "
+        f"on {here.host}",
+        "migrate between hosts of one platform",
+    )
 
 
 def _accelerator(spec: VmSpec, here: DestinationFacts) -> Check:

@@ -12,13 +12,15 @@ from cpcctl import abi
 from cpcctl.accel import memory
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
-from cpcctl.host import find
-from cpcctl.host.qmp import Qmp, QmpError
+from cpcctl.host import cpu_model, find
+from cpcctl.host.qmp import Qmp
 from cpcctl.host.state import Folders
 from cpcctl.migrate import checks
 from cpcctl.migrate.checks import DestinationFacts, SourceFacts
 from cpcctl.migrate.side import Side
-from cpcctl.vm import command, lifecycle
+from cpcctl.snp import definition as snp
+from cpcctl.snp import hardware
+from cpcctl.vm import lifecycle, protection
 from cpcctl.vm.spec import VmSpec
 
 
@@ -28,7 +30,7 @@ def of_source(side: Side) -> SourceFacts:
     ram = side.qmp.execute("query-memory-size-summary")
     return SourceFacts(
         host=side.vm.host,
-        platform=spec.platform,
+        platform=protection.kind(spec.platform, spec.accel),
         abi=info["abi"],
         firmware_version=info["firmware-version"],
         ram=int(ram["base-memory"]) + int(ram.get("plugged-memory", 0)),
@@ -83,11 +85,11 @@ def of_destination(
     taken = spec.name in Folders.of(settings).vm_names() and not ours_to_remove
     return DestinationFacts(
         host=settings.host,
-        platform="plain",
+        platform=platform_here(spec),
         abi=abi.ABI_VERSION,
         firmware_version=find.firmware_version(find.firmware_image(settings)),
         name_taken=taken,
-        memory_needed=spec.memory + lifecycle.OVERHEAD + command.layout(spec).size,
+        memory_needed=lifecycle.memory_needed(spec),
         memory_available=lifecycle.available_memory(),
         machines=frozenset(qemu.machines.values()),
         missing_commands=qemu.missing,
@@ -106,12 +108,18 @@ def of_destination(
         },
         files={
             path: "" if Path(path).is_file() else "is not there"
-            for path in (spec.kernel, spec.initrd, spec.uefi_code, spec.uefi_vars)
-            if path is not None
+            for path in spec.named_files
         },
         nics=checks.nic_problems(spec, taps, network_devices()),
         kvm=kvm,
     )
+
+
+def platform_here(spec: VmSpec) -> str:
+    """What this host makes of such a guest: the real thing, its emulation, or a plain VM."""
+    if spec.platform == snp.PLATFORM and spec.accel == "kvm" and hardware.obstacles():
+        return protection.kind("plain", spec.accel)
+    return protection.kind(spec.platform, spec.accel)
 
 
 def _kvm_problem(settings: Settings, spec: VmSpec) -> tuple[str, str]:
@@ -142,26 +150,7 @@ def cpu_features(qmp: Qmp, model: str) -> tuple[str, ...]:
 
 
 def _expanded(qmp: Qmp, model: str) -> set[str]:
-    name, *words = model.split(",")
-    props: dict[str, Any] = {}
-    for word in words:
-        if word[:1] in "+-":
-            props[word[1:]] = word[0] == "+"
-        elif "=" in word:
-            key, _, value = word.partition("=")
-            props[key] = {"on": True, "off": False}.get(value, value)
-    try:
-        answer = qmp.execute_raw(
-            "query-cpu-model-expansion",
-            {"type": "full", "model": {"name": name, "props": props}},
-        )
-    except QmpError as error:
-        raise CpcError(
-            f"QEMU on this host has no CPU {model}",
-            exit_code=ExitCode.REFUSED,
-            cause=error.cause,
-        ) from error
-    return {key for key, on in answer["model"]["props"].items() if on is True}
+    return {key for key, on in cpu_model.expand(qmp, model).items() if on is True}
 
 
 def disk_mark(path: str) -> str:

@@ -126,7 +126,7 @@ def as_error(document: dict[str, Any], code: int) -> CpcError:
 
 def describe(result: dict[str, Any]) -> str:
     """A migration's result for people."""
-    from cpcctl.vm.lifecycle import PROTECTION
+    from cpcctl.vm import protection
 
     items: list[tuple[str, object]] = [
         ("moved", f"{result['vm']} from {result['source']} to {result['destination']}"),
@@ -147,7 +147,7 @@ def describe(result: dict[str, Any]) -> str:
                 f"{size(entry['bytes'])} in {_seconds(entry['seconds'])}{dirty}",
             )
         )
-    return "\n".join([pairs(items), NOT_ATTESTED, PROTECTION["plain"]])
+    return "\n".join([pairs(items), NOT_ATTESTED, protection.PLAIN])
 
 
 def _paused(seconds: float) -> list[tuple[str, object]]:

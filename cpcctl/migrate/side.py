@@ -16,7 +16,7 @@ from cpcctl.host.qmp import Event, Qmp
 from cpcctl.host.shm import CallError, RingFile
 from cpcctl.host.state import disk_error
 from cpcctl.link.pump import Port
-from cpcctl.migrate import session
+from cpcctl.migrate import checks, session
 from cpcctl.vm.lifecycle import Vm
 
 EVENT_SECONDS = patient(5.0)
@@ -35,8 +35,12 @@ class Side:
     def attach(cls, vm: Vm) -> Side:
         """Take the VM's QMP socket for jobs.
 
-        :raise CpcError: (4) QEMU or the ring file is gone, (3) no hvCPU to use.
+        :raise CpcError: (4) QEMU or the ring file is gone, (3) no hvCPU to use, or a
+        VM that can have none.
         """
+        error = checks.refusal([checks.movable(vm.spec)], vm.host)
+        if error is not None:
+            raise error
         qmp = vm.qmp(job=True)
         try:
             entries = qmp.require_cpc()["hvcpus"]

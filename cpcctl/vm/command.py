@@ -3,13 +3,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cpcctl.host.shm import Layout
+from cpcctl.snp import definition as snp
+from cpcctl.snp.definition import Snp
 from cpcctl.vm.spec import Disk, Nic, VmSpec
+
+# The platforms whose guests have hvCPUs. Those of SEV-SNP guests are to come.
+HVCPU_PLATFORMS = ("plain",)
+# Where every processor that runs SEV-SNP has its C-bit, and what it costs of addresses.
+POSITION = "cbitpos=51,reduced-phys-bits=1"
 
 
 @dataclass(frozen=True)
@@ -18,6 +26,7 @@ class Launch:
 
     run, state: the VM's folders
     incoming:   launched stopped, disks inactive, to receive a guest
+    ovmf:       the firmware of an SEV-SNP guest
     """
 
     qemu: Path
@@ -26,6 +35,12 @@ class Launch:
     run: Path
     state: Path
     incoming: bool = False
+    ovmf: Path | None = None
+
+
+def has_hvcpus(spec: VmSpec) -> bool:
+    """Whether such a VM has hvCPUs, and so a ring file and trusted memory."""
+    return spec.platform in HVCPU_PLATFORMS
 
 
 def layout(spec: VmSpec) -> Layout:
@@ -42,13 +57,16 @@ def command(spec: VmSpec, launch: Launch) -> list[str]:
     argv += ["-no-user-config", "-nodefaults", "-display", "none"]
     argv += _machine(spec, launch)
     argv += _memory(spec)
-    argv += _cpc(spec, launch)
+    if spec.platform == snp.PLATFORM:
+        argv += _snp(spec.snp, launch)
+    if has_hvcpus(spec):
+        argv += _cpc(spec, launch)
     argv += _control(spec, launch)
     argv += _boot(spec)
     for index, disk in enumerate(spec.disks):
-        argv += _disk(index, disk, launch.incoming)
+        argv += _disk(index, disk, launch.incoming, _virtio(spec))
     for index, nic in enumerate(spec.nics):
-        argv += _nic(index, nic)
+        argv += _nic(index, nic, _virtio(spec))
     for device in spec.devices:
         argv += ["-device", device]
     if launch.incoming:
@@ -68,7 +86,11 @@ def _quoted(text: object) -> str:
 
 
 def _machine(spec: VmSpec, launch: Launch) -> list[str]:
-    machine = f"{spec.machine},hvcpu-max={spec.hvcpu_max}"
+    machine = spec.machine
+    if has_hvcpus(spec):
+        machine += f",hvcpu-max={spec.hvcpu_max}"
+    if spec.platform == snp.PLATFORM:
+        machine += ",confidential-guest-support=sev0"
     if spec.memory_blocks == 1:
         machine += ",memory-backend=ram0"
     argv = []
@@ -99,6 +121,24 @@ def _memory(spec: VmSpec) -> list[str]:
         if spec.memory_blocks > 1:
             argv += ["-numa", f"node,nodeid={index},memdev=ram{index}"]
     return argv
+
+
+def _snp(wanted: Snp, launch: Launch) -> list[str]:
+    """The same for the processor and for its emulation: only -accel tells which."""
+    words = f"sev-snp-guest,id=sev0,{POSITION},policy={wanted.policy:#x}"
+    if wanted.id_block and wanted.id_auth:
+        words += f",id-block={wanted.id_block},id-auth={wanted.id_auth}"
+        words += ",author-key-enabled=on" if wanted.author_key else ""
+    if wanted.host_data:
+        words += f",host-data={base64.b64encode(bytes.fromhex(wanted.host_data)).decode()}"
+    # As -bios: flash needs memory that is read-only, of which KVM has none for such guests.
+    return ["-object", words, "-bios", str(launch.ovmf)]
+
+
+def _virtio(spec: VmSpec) -> str:
+    """What a virtio device needs beside its own settings: to reach only memory that
+    the guest shares."""
+    return ",iommu_platform=on,disable-legacy=on" if spec.platform == snp.PLATFORM else ""
 
 
 def _cpc(spec: VmSpec, launch: Launch) -> list[str]:
@@ -156,7 +196,7 @@ def _blockdevs(name: str, file: dict[str, Any], fmt: str, inactive: bool) -> lis
     return argv
 
 
-def _disk(index: int, disk: Disk, incoming: bool) -> list[str]:
+def _disk(index: int, disk: Disk, incoming: bool, virtio: str) -> list[str]:
     file = {
         "driver": "file",
         "filename": disk.path,
@@ -165,12 +205,12 @@ def _disk(index: int, disk: Disk, incoming: bool) -> list[str]:
         "read-only": disk.readonly,
     }
     argv = _blockdevs(f"disk{index}", file, disk.format, incoming)
-    return [*argv, "-device", f"virtio-blk-pci,id=blk{index},drive=disk{index}"]
+    return [*argv, "-device", f"virtio-blk-pci,id=blk{index},drive=disk{index}{virtio}"]
 
 
-def _nic(index: int, nic: Nic) -> list[str]:
+def _nic(index: int, nic: Nic, virtio: str) -> list[str]:
     # No option ROM: nothing boots from the network.
-    device = f"virtio-net-pci,id=nic{index},mac={nic.mac},romfile="
+    device = f"virtio-net-pci,id=nic{index},mac={nic.mac},romfile={virtio}"
     argv: list[str] = []
     if nic.mode == "tap":
         argv += ["-netdev", f"tap,id=net{index},ifname={nic.tap},script=no,downscript=no"]

@@ -8,12 +8,11 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import Any
 
-from cpcctl.accel import memory as accelerators
 from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, reason
@@ -31,21 +30,19 @@ from cpcctl.host.state import (
     remove_tree,
     write_atomic,
 )
+from cpcctl.snp import checks as snp_checks
+from cpcctl.snp import definition as snp
 from cpcctl.vm import command as commands
-from cpcctl.vm import ready
+from cpcctl.vm import live, ready
 from cpcctl.vm import spec as specs
+from cpcctl.vm.prepare import Note, command_line, resolve
 from cpcctl.vm.spec import VmSpec
 
-Note = Callable[[str], None]
 START_TIMEOUT = patient(60.0)
 FIRMWARE_SECONDS = patient(30.0)
 LOOK_SECONDS = patient(5.0)
 # QEMU itself, its devices and its translated code.
 OVERHEAD = 256 << 20
-PROTECTION = {
-    "plain": "plain: memory is not hidden from this host's root; "
-    "the guest and the network cannot read what its hvCPUs hold",
-}
 
 
 @dataclass
@@ -139,53 +136,6 @@ def _recorded(settings: Settings, name: str, paths: VmPaths) -> Vm | None:
     return Vm(name, specs.load(paths.definition), paths, process, argv, settings.host)
 
 
-def resolve(
-    settings: Settings, spec: VmSpec, accel: str | None = None, note: Note | None = None
-) -> VmSpec:
-    """The definition with a versioned machine type and an accelerator.
-
-    accel: what a flag says. note: is told which one auto became, and why.
-    Raises CpcError (3) for an unpatched QEMU, an unknown machine type, and kvm
-    where it does not work.
-    """
-    binary = find.qemu_binary(settings)
-    qemu = find.probe(binary, find.qemu_data(settings, binary))
-    if qemu.missing:
-        raise CpcError(
-            f"QEMU {binary} has no hvCPUs: it is not the patched one",
-            exit_code=ExitCode.REFUSED,
-            cause="it lacks " + ", ".join(qemu.missing),
-            hint="make qemu, or set CPCCTL_QEMU",
-        )
-    if spec.machine not in qemu.machines:
-        raise CpcError(
-            f"QEMU {binary} (version {qemu.version}) has no machine {spec.machine}",
-            exit_code=ExitCode.REFUSED,
-            hint=f"{binary} -machine help",
-        )
-    choice = accelerators.take(settings, accel, spec.accel)
-    if choice.why is not None and note is not None:
-        note(choice.why)
-    return replace(spec, machine=qemu.machines[spec.machine], accel=choice.accel)
-
-
-def command_line(settings: Settings, spec: VmSpec, *, incoming: bool = False) -> list[str]:
-    """QEMU's argv for a resolved definition on this host."""
-    paths = Folders.of(settings).vm(spec.name)
-    binary = find.qemu_binary(settings)
-    return commands.command(
-        spec,
-        commands.Launch(
-            qemu=binary,
-            qemu_data=find.qemu_data(settings, binary),
-            firmware=find.firmware_image(settings),
-            run=paths.run,
-            state=paths.state,
-            incoming=incoming,
-        ),
-    )
-
-
 def available_memory() -> int:
     """Bytes the kernel says can be used without swapping."""
     for line in Path("/proc/meminfo").read_text().splitlines():
@@ -235,6 +185,8 @@ def start(
     ready.check(settings.host, spec)
     find.firmware_version(find.firmware_image(settings))
     spec = resolve(settings, spec, accel, note)
+    if spec.platform == snp.PLATFORM:
+        snp_checks.check(settings, spec)
     argv = command_line(settings, spec, incoming=incoming)
     known = paths.definition.exists()
     remove_tree(paths.run)
@@ -249,8 +201,14 @@ def start(
         raise
 
 
+def memory_needed(spec: VmSpec) -> int:
+    """Bytes that a VM takes of a host: guest memory, QEMU and rings."""
+    rings = commands.layout(spec).size if commands.has_hvcpus(spec) else 0
+    return spec.memory + OVERHEAD + rings
+
+
 def _check_memory(settings: Settings, spec: VmSpec) -> None:
-    need = spec.memory + OVERHEAD + commands.layout(spec).size
+    need = memory_needed(spec)
     free = available_memory()
     if need > free:
         raise CpcError(
@@ -266,7 +224,8 @@ def _launch(settings: Settings, spec: VmSpec, paths: VmPaths, argv: list[str]) -
     try:
         write_atomic(paths.definition, specs.dump(spec).encode())
         paths.log.write_bytes(b"")
-        RingFile.create(paths.ring, commands.layout(spec)).close()
+        if commands.has_hvcpus(spec):
+            RingFile.create(paths.ring, commands.layout(spec)).close()
     except OSError as error:
         raise disk_error(paths.state, error) from error
     try:
@@ -289,16 +248,21 @@ def _launch(settings: Settings, spec: VmSpec, paths: VmPaths, argv: list[str]) -
         except OSError as error:
             raise disk_error(paths.process, error) from error
         with _first_contact(vm) as qmp:
-            qmp.require_cpc()
-            for number in range(spec.hvcpus):
-                qmp.execute("cpc-hvcpu-add", id=number)
-            if spec.hvcpus:
-                with vm.rings() as rings:
-                    vm.hvcpu(qmp, rings, 0).ping(timeout=FIRMWARE_SECONDS)
+            if commands.has_hvcpus(spec):
+                _add_hvcpus(vm, qmp)
     except BaseException:
         vm.kill()
         raise
     return vm
+
+
+def _add_hvcpus(vm: Vm, qmp: Qmp) -> None:
+    qmp.require_cpc()
+    for number in range(vm.spec.hvcpus):
+        qmp.execute("cpc-hvcpu-add", id=number)
+    if vm.spec.hvcpus:
+        with vm.rings() as rings:
+            vm.hvcpu(qmp, rings, 0).ping(timeout=FIRMWARE_SECONDS)
 
 
 def _first_contact(vm: Vm) -> Qmp:
@@ -420,7 +384,8 @@ def status(settings: Settings, name: str) -> dict[str, Any]:
 
     state: stopped, unreachable, frozen, or QEMU's run state (running, paused,
     postmigrate, ...); with it, from a QEMU that answers: hvcpus, gvcpus,
-    trusted_bytes, firmware_version. Raises CpcError (2) when there is none.
+    trusted_bytes, firmware_version, launch_digest; ended: why the guest ended itself,
+    of a stopped one that did. Raises CpcError (2) when there is none.
     """
     return look(settings, name)[0]
 
@@ -438,12 +403,14 @@ def look(settings: Settings, name: str) -> tuple[dict[str, Any], CpcError | None
         return {**found, "state": "unreachable", "error": error.message}, error
     found |= {"memory": spec.memory, "machine": spec.machine, "accel": spec.accel}
     found |= {"platform": spec.platform}
+    if spec.platform == snp.PLATFORM:
+        found |= {"policy": f"{spec.snp.policy:#x}"}
     if vm is None or not vm.alive:
-        return found, None
+        return found | live.ended(spec, paths.log), None
     found["pid"] = vm.process.pid
     try:
         with vm.qmp(timeout=LOOK_SECONDS) as qmp:
-            return found | _live(qmp), None
+            return found | live.look(qmp, spec), None
     except CpcError as error:
         if isinstance(error, QmpGone):
             error.hint = (
@@ -452,25 +419,6 @@ def look(settings: Settings, name: str) -> tuple[dict[str, Any], CpcError | None
             )
         words = error.cause or error.message
         return {**found, "state": "unreachable", "error": words}, error
-
-
-def _live(qmp: Qmp) -> dict[str, Any]:
-    info = qmp.require_cpc()
-    run_state = qmp.execute("query-status")["status"]
-    return {
-        "state": "frozen" if info["frozen"] else run_state,
-        "accel": info["accelerator"],
-        "incoming": info["incoming"],
-        "gvcpus": info["gvcpus"],
-        "hvcpu_max": info["hvcpu-max"],
-        "hvcpus": [
-            {"id": entry["id"], "state": entry["state"], "reason": entry.get("reason")}
-            for entry in info["hvcpus"]
-            if entry["state"] != "inactive"
-        ],
-        "trusted_bytes": info["trusted-bytes"],
-        "firmware_version": info["firmware-version"],
-    }
 
 
 def list_all(settings: Settings) -> list[dict[str, Any]]:

@@ -12,9 +12,8 @@ from cpcctl.vm.spec import VmSpec
 
 def check(host: str, spec: VmSpec) -> None:
     """Raises CpcError (3) for the first thing that is not there."""
-    named = [spec.kernel, spec.initrd, spec.uefi_code, spec.uefi_vars]
-    for path in [*named, *(disk.path for disk in spec.disks)]:
-        if path is not None and not Path(path).exists():
+    for path in [*spec.named_files, *(disk.path for disk in spec.disks)]:
+        if not Path(path).exists():
             raise CpcError(
                 f"VM {spec.name} needs {path}, which is not there",
                 exit_code=ExitCode.REFUSED,

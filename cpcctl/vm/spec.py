@@ -13,6 +13,8 @@ from cpcctl import abi
 from cpcctl.config.settings import ACCELS
 from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.host.state import NAME
+from cpcctl.snp import definition as snp
+from cpcctl.snp.definition import Snp
 from cpcctl.vm import values
 from cpcctl.vm.values import Reader, refused
 
@@ -69,6 +71,13 @@ class VmSpec:
     nics: tuple[Nic, ...] = ()
     console: str = "serial"
     devices: tuple[str, ...] = field(default=())
+    snp: Snp = snp.DEFAULTS  # in a document: sev-snp
+
+    @property
+    def named_files(self) -> tuple[str, ...]:
+        """Paths of everything to boot that it names; not the disks."""
+        named = (self.kernel, self.initrd, self.uefi_code, self.uefi_vars, self.snp.firmware)
+        return tuple(path for path in named if path is not None)
 
     @property
     def versioned(self) -> bool:
@@ -84,6 +93,8 @@ class VmSpec:
                 continue
             if entry.name in SIZES:
                 out[entry.name] = values.text_size(value)
+            elif entry.name == "snp":
+                out[snp.PLATFORM] = value.document()
             elif entry.name in ("disks", "nics"):
                 out[entry.name] = [_changed(part) for part in value]
             else:
@@ -159,7 +170,8 @@ def _nic(where: str, value: Any) -> Nic:
 SPEC: dict[str, Reader] = {
     "name": _name,
     "memory": values.size,
-    "platform": values.choice("plain"),
+    "platform": values.choice("plain", snp.PLATFORM),
+    snp.PLATFORM: snp.read,
     "machine": _machine,
     "accel": values.choice(*ACCELS),
     "cpu": _cpu,
@@ -184,7 +196,13 @@ SPEC: dict[str, Reader] = {
 
 def read(document: Any, where: str = "VM definition") -> VmSpec:
     """Check a parsed definition, ours or another host's. Raises CpcError (2)."""
-    spec = VmSpec(**values.keys(where, document, SPEC, {"name", "memory"}))
+    found = values.keys(where, document, SPEC, {"name", "memory"})
+    wanted = found.pop(snp.PLATFORM, None)
+    if found.get("platform") == snp.PLATFORM:
+        found.setdefault("cpu", snp.DEFAULT_CPU)
+    elif wanted is not None:
+        raise refused(where, "the key sev-snp needs platform: sev-snp")
+    spec = VmSpec(**found, snp=wanted or snp.DEFAULTS)
     spec = replace(
         spec,
         max_vcpus=spec.max_vcpus or spec.vcpus,
@@ -217,6 +235,7 @@ def _check_together(where: str, spec: VmSpec) -> None:
         (len({nic.mac for nic in spec.nics}) != len(spec.nics), "two nics have the same mac"),
         (len({disk.path for disk in spec.disks}) != len(spec.disks),
          "two disks have the same path"),
+        *(snp.rules(spec) if spec.platform == snp.PLATFORM else ()),
     )
     for broken, why in rules:
         if broken:

@@ -23,6 +23,8 @@ from cpcctl.config.settings import Settings
 from cpcctl.doctor import checks
 from cpcctl.doctor.checks import Check
 from cpcctl.host import find
+from cpcctl.snp import checks as snp
+from cpcctl.snp import hardware, measure
 from cpcctl.vm import lifecycle
 from tests import accel
 
@@ -43,6 +45,10 @@ def whole(
         monkeypatch.setattr(probe, "run", partial(probe.run, accel="tcg"))
     monkeypatch.setattr(checks, "TUN", Path("/dev/null"))
     monkeypatch.setattr(lifecycle, "available_memory", lambda: 8 << 30)
+    (tmp_path / "parameters").mkdir()
+    (tmp_path / "parameters/sev_snp").write_text("Y\n")
+    monkeypatch.setattr(hardware, "MODULE", tmp_path)
+    monkeypatch.setattr(hardware, "SEV", Path("/dev/null"))
     unshare(tmp_path_factory.mktemp("bin"), monkeypatch, "exit 0")
     return place
 
@@ -109,6 +115,22 @@ def _hvcpu(s: Settings, patch: Patch, tmp: Path) -> Settings:
     return replace(s, firmware=broken_firmware(s, tmp))
 
 
+def _ovmf(s: Settings, patch: Patch, tmp: Path) -> Settings:
+    # Its own, so that OVMF of this machine is not found either.
+    patch.setattr(find, "ovmf_image", lambda *_: Path("/bin/true"))
+    return s
+
+
+def _emulation(s: Settings, patch: Patch, tmp: Path) -> Settings:
+    patch.setattr(snp, "EMULATION", "no-such-command")
+    return s
+
+
+def _hardware(s: Settings, patch: Patch, tmp: Path) -> Settings:
+    (tmp / "parameters/sev_snp").write_text("N\n")
+    return s
+
+
 def _space(s: Settings, patch: Patch, tmp: Path) -> Settings:
     patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
     return s
@@ -148,6 +170,9 @@ BREAK: dict[str, tuple[Break, str, str, str]] = {
     "kvm": (_kvm, "warn", "guests run, but no hvCPU: hvCPU 0 is dead", "make qemu firmware"),
     "accelerator": (_accelerator, "fail", "KVM does not work here: there is no ", "--accel tcg"),
     "hvcpu-ping": (_hvcpu, "fail", "hvCPU 0 is dead", DEAD_FIX),
+    "ovmf": (_ovmf, "warn", "the firmware /bin/true does not do", "make ovmf"),
+    "snp-emulated": (_emulation, "warn", "QEMU does not emulate SEV-SNP", "make qemu"),
+    "snp-hardware": (_hardware, "warn", "kvm_amd was loaded with sev_snp=N", "sev_snp=1"),
     "ring-space": (_space, "fail", "1 MiB free in ", "CPCCTL_RUN_DIR"),
     "memory": (_memory, "warn", "1 MiB available", "use smaller VMs"),
     "state-folder": (_state, "fail", "cannot create the folder", "CPCCTL_STATE_DIR"),
@@ -165,6 +190,48 @@ def test_a_check_that_is_broken(
     damage, state, words, fix = BREAK[name]
     found = checks.check_one(damage(whole, monkeypatch, tmp_path), name)
     assert (found.name, found.state) == (name, state), found
+    assert words in found.detail
+    assert fix in (found.fix or "")
+
+
+def _no_module(patch: Patch, tmp: Path) -> None:
+    patch.setattr(hardware, "MODULE", tmp / "none")
+
+
+def _no_processor(patch: Patch, tmp: Path) -> None:
+    patch.setattr(hardware, "SEV", tmp / "none")
+
+
+def _no_object(patch: Patch, tmp: Path) -> None:
+    patch.setattr(snp, "OBJECT", "no-such-object")
+
+
+def _old_firmware(patch: Patch, tmp: Path) -> None:
+    patch.setattr(find, "ovmf_image", lambda *_: Path("/bin/true"))
+
+
+def _no_package(patch: Patch, tmp: Path) -> None:
+    patch.setattr(measure, "PACKAGE", "cpc-no-such-package")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words", "fix"),
+    [
+        ("snp-hardware", _no_module, "the kernel module kvm_amd is not loaded", "modprobe kvm_amd"),
+        ("snp-hardware", _no_processor, "there is no ", "modprobe ccp"),
+        ("snp-hardware", _no_object, "knows no SEV-SNP guests", "make qemu"),
+        ("snp-hardware", _old_firmware, "the firmware /bin/true does not do", "make ovmf"),
+        ("snp-emulated", _no_object, "does not emulate", "make qemu"),
+        ("snp-emulated", _no_package, "cpc-no-such-package", "pip install cpc-no-such-package"),
+    ],
+)
+def test_each_thing_that_snp_lacks(
+    name: str, damage: Callable[[Patch, Path], None], words: str, fix: str,
+    whole: Settings, monkeypatch: Patch, tmp_path: Path,
+) -> None:
+    damage(monkeypatch, tmp_path)
+    found = checks.check_one(whole, name)
+    assert (found.name, found.state) == (name, "warn"), found
     assert words in found.detail
     assert fix in (found.fix or "")
 

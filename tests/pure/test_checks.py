@@ -11,6 +11,8 @@ import pytest
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.migrate import checks, facts
 from cpcctl.migrate.checks import DestinationFacts, SourceFacts
+from cpcctl.snp import hardware
+from cpcctl.vm import command, protection
 from cpcctl.vm.spec import Nic, VmSpec
 
 SPEC = VmSpec(name="t", memory=1 << 30, machine="pc-q35-10.0", accel="tcg")
@@ -79,6 +81,50 @@ def test_destination(here: dict[str, Any], there: dict[str, Any], name: str) -> 
     error = checks.refusal(found, "host-b")
     assert error is not None
     assert f"{name}: " in (error.cause or "")
+
+
+@pytest.mark.parametrize("accel", ["tcg", "kvm"])
+def test_an_snp_guest_is_not_moved_yet(accel: str) -> None:
+    spec = replace(SPEC, platform="sev-snp", accel=accel)
+    error = checks.refusal([checks.movable(spec)], "host-a")
+    assert error is not None
+    assert error.exit_code is ExitCode.REFUSED
+    assert error.cause == (
+        "platform: hvCPUs move a guest, and those of platform sev-snp are to come"
+    )
+    kind = protection.kind("sev-snp", accel)
+    there, here = replace(THERE, platform=kind), replace(HERE, platform=kind)
+    assert failed(checks.destination_checks(spec, there, here)) == ["platform"]
+    assert checks.movable(SPEC).ok
+
+
+@pytest.mark.parametrize(
+    ("platform", "accel", "lacks", "kind"),
+    [
+        ("plain", "kvm", True, "plain"), ("sev-snp", "tcg", True, "sev-snp-emulated"),
+        ("sev-snp", "kvm", False, "sev-snp"), ("sev-snp", "kvm", True, "plain"),
+    ],
+)
+def test_what_a_destination_makes_of_a_guest(
+    platform: str, accel: str, lacks: bool, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [hardware.Obstacle("no /dev/sev", "modprobe ccp")] if lacks else []
+    monkeypatch.setattr(hardware, "obstacles", lambda: found)
+    assert facts.platform_here(replace(SPEC, platform=platform, accel=accel)) == kind
+
+
+def test_an_emulated_snp_guest_is_no_real_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "HVCPU_PLATFORMS", ("plain", "sev-snp"))
+    spec = replace(SPEC, platform="sev-snp")
+    real, emulated = "sev-snp", "sev-snp-emulated"
+    for there, here, wrong in (
+        (real, real, []), (emulated, emulated, []), (real, emulated, ["platform"]),
+        (emulated, real, ["platform"]), (emulated, "plain", ["platform"]),
+    ):
+        found = checks.destination_checks(
+            spec, replace(THERE, platform=there), replace(HERE, platform=here)
+        )
+        assert failed(found) == wrong, (there, here)
 
 
 KVM = replace(SPEC, accel="kvm")

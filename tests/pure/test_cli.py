@@ -183,7 +183,8 @@ def test_doctor_names_every_check_and_its_fix(
     checks = {check["name"]: check for check in shown["checks"]}
     assert list(checks) == [
         "python", "packages", "qemu", "qemu-patched", "tcg-threads", "firmware", "kvm",
-        "accelerator", "hvcpu-ping", "ring-space", "memory", "state-folder", "namespaces", "tun",
+        "accelerator", "hvcpu-ping", "ovmf", "snp-emulated", "snp-hardware", "ring-space",
+        "memory", "state-folder", "namespaces", "tun",
     ]
     assert all(set(check) == {"name", "state", "detail", "fix"} for check in checks.values())
     assert checks["qemu"]["state"] == "fail"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ LAUNCH = Launch(
     firmware=Path("/fw/a,b.bin"),
     run=Path("/run/vms/a"),
     state=Path("/state/vms/a"),
+    ovmf=Path("/o/OVMF.fd"),
 )
 CASES: dict[str, dict[str, Any]] = {
     "q35": {
@@ -35,6 +37,19 @@ CASES: dict[str, dict[str, Any]] = {
         "nics": [{"hostfwd": ["tcp::22-:22"]}, {"mode": "none"}],
         "devices": ["virtio-rng-pci"],
     },
+    "snp": {
+        "machine": "pc-q35-10.0", "platform": "sev-snp", "accel": "tcg", "vcpus": 2,
+        "kernel": "/boot/vmlinuz", "disks": [{"path": "/d.qcow2"}], "nics": [{}],
+    },
+    "snp-all": {
+        "machine": "pc-q35-10.0", "platform": "sev-snp", "accel": "kvm", "cpu": "EPYC-Milan",
+        "disks": [{"path": "/d.qcow2"}], "nics": [{"mode": "none"}],
+        "sev-snp": {
+            "policy": 0x20000, "host_data": "01" * 32,
+            "id_block": base64.b64encode(b"block".ljust(96)).decode(),
+            "id_auth": base64.b64encode(b"auth".ljust(4096)).decode(),
+        },
+    },
 }
 
 
@@ -46,6 +61,15 @@ def test_command_line(
     vm = spec.read({"name": "a", "memory": "512M", **CASES[case]})
     argv = command(vm, replace(LAUNCH, incoming=incoming))
     golden(f"command-{case}{'-incoming' if incoming else ''}.txt", "\n".join(argv) + "\n")
+
+
+def test_an_emulated_guest_and_a_real_one_differ_in_the_accelerator_only() -> None:
+    argv = [
+        command(spec.read({"name": "a", "memory": "512M", **CASES["snp"], "accel": accel}), LAUNCH)
+        for accel in ("tcg", "kvm")
+    ]
+    differ = [pair for pair in zip(*argv, strict=True) if pair[0] != pair[1]]
+    assert differ == [("tcg,thread=multi", "kvm")]
 
 
 def test_without_a_data_folder_qemu_looks_itself() -> None:

@@ -63,7 +63,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"ring_size": "3M"}, "VM definition: ring_size must be 2M, 4M, 8M"),
     ({"accel": "xen"}, "VM definition: accel: 'xen' is not one of auto, tcg, kvm"),
     ({"machine": "microvm"}, "VM definition: machine: 'microvm' is neither pc, q35"),
-    ({"platform": "sev-snp"}, "VM definition: platform: 'sev-snp' is not one of plain"),
+    ({"platform": "sev"}, "VM definition: platform: 'sev' is not one of plain, sev-snp"),
     ({"kernel": "vmlinuz"}, "VM definition: kernel: 'vmlinuz' is not an absolute path"),
     ({"initrd": "/i"}, "VM definition: initrd and append need kernel"),
     ({"kernel": "/k", "uefi_code": "/c"}, "VM definition: kernel and uefi_code exclude"),

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a VM that runs says of itself, by QMP; what is left of one that ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cpcctl.host.qmp import Qmp
+from cpcctl.snp import termination
+from cpcctl.vm import command as commands
+from cpcctl.vm.spec import VmSpec
+
+LOG_MAX = 1 << 20
+
+
+def look(qmp: Qmp, spec: VmSpec) -> dict[str, Any]:
+    """For lifecycle.status(). Raises CpcError when QEMU does not answer."""
+    run_state = qmp.execute("query-status")["status"]
+    if not commands.has_hvcpus(spec):
+        found = {"state": run_state, "gvcpus": len(qmp.execute("query-cpus-fast"))}
+        return found | _confidential(qmp, spec)
+    info = qmp.require_cpc()
+    return {
+        "state": "frozen" if info["frozen"] else run_state,
+        "accel": info["accelerator"],
+        "incoming": info["incoming"],
+        "gvcpus": info["gvcpus"],
+        "hvcpu_max": info["hvcpu-max"],
+        "hvcpus": [
+            {"id": entry["id"], "state": entry["state"], "reason": entry.get("reason")}
+            for entry in info["hvcpus"]
+            if entry["state"] != "inactive"
+        ],
+        "trusted_bytes": info["trusted-bytes"],
+        "firmware_version": info["firmware-version"],
+        **_confidential(qmp, spec),
+    }
+
+
+def _confidential(qmp: Qmp, spec: VmSpec) -> dict[str, Any]:
+    """The digest that the emulated processor took; a real one tells it to the guest only."""
+    if spec.platform == "plain" or spec.accel != "tcg":
+        return {}
+    return {"launch_digest": qmp.execute("query-sev-emulation")["launch-digest"]}
+
+
+def ended(spec: VmSpec, log: Path) -> dict[str, Any]:
+    """Why a VM that does not run ended, if its guest said so."""
+    if spec.platform == "plain":
+        return {}
+    try:
+        with log.open("rb") as file:
+            why = termination.in_log(file.read(LOG_MAX).decode("utf-8", "replace"))
+    except OSError:
+        return {}
+    return {} if why is None else {"ended": why}

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""platform: sev-snp through cpcctl, in the emulation: a life, a death, and refusals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cpcctl import __main__ as entry
+from cpcctl.config.load import load
+from cpcctl.config.settings import Settings
+from cpcctl.link.ticket import Ticket
+from cpcctl.setup import store
+from cpcctl.snp import ovmf
+from cpcctl.vm import lifecycle
+from tests.patience import patient
+from tests.snp import dying_kernel
+from tests.snp.boot import BOOT_SECONDS
+
+TOP = Path(__file__).resolve().parents[2]
+Cli = Callable[..., tuple[int, str, str]]
+Define = Callable[..., Path]
+ACTIVE = "Memory Encryption Features active: AMD SEV SEV-ES SEV-SNP"
+EMULATED = "sev-snp, emulated: no protection from this host's root"
+
+
+@pytest.fixture
+def place(
+    built: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Settings]:
+    """A host of its own; whatever runs on it afterwards is ended."""
+    folder = tmp_path_factory.mktemp("h")
+    for name, value in {
+        "STATE_DIR": folder / "s", "RUN_DIR": folder / "r", "QEMU": built.qemu,
+        "QEMU_DATA": built.qemu_data, "FIRMWARE": built.firmware, "HOST": "host-a",
+        "FORMAT": "text", "ACCEL": "tcg",
+    }.items():
+        monkeypatch.setenv(f"CPCCTL_{name}", str(value))
+    settings = load({})
+    yield settings
+    for vm in lifecycle.list_all(settings):
+        lifecycle.discard(settings, vm["name"])
+
+
+@pytest.fixture
+def define(built: Any, tmp_path: Path) -> Define:
+    """Write a definition of a small SEV-SNP guest; keywords change it."""
+
+    def write(**changes: Any) -> Path:
+        document = {
+            "name": "a", "platform": "sev-snp", "memory": "256M", "vcpus": 2,
+            "kernel": str(built.vmlinuz), "initrd": str(built.tiny_initrd),
+            "append": "console=ttyS0 panic=-1", **changes,
+        }
+        path = tmp_path / "a.yaml"
+        path.write_text(yaml.safe_dump({k: v for k, v in document.items() if v is not None}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def cli(place: Settings, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run cpcctl in this process: exit code, stdout, stderr."""
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = entry.main(argv)
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run
+
+
+def wait_for_words(log: Path, words: str, seconds: float = BOOT_SECONDS) -> str:
+    """Until a console's log has them; the log. Fails with its end."""
+    deadline = time.monotonic() + patient(seconds)
+    while words not in (text := log.read_text(errors="replace") if log.exists() else ""):
+        assert time.monotonic() < deadline, f"no {words!r}: {text[-2000:]}"
+        time.sleep(0.05)
+    return text
+
+
+def test_a_life(place: Settings, define: Define, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "d.raw").write_bytes(b"cpc-disk\n".ljust(1 << 20, b"\0"))
+    path = str(define(
+        vcpus=3, cpu="EPYC-Rome", nics=[{"mode": "user"}], devices=["virtio-rng-pci"],
+        disks=[{"path": str(tmp_path / "d.raw"), "format": "raw", "cache": "writeback"}],
+        **{"sev-snp": {"host_data": "5a" * 32}},
+    ))
+    code, out, _ = cli("vm", "start", path, "--print-command", "--format", "json")
+    assert code == 0
+    printed = json.loads(out)
+    assert printed["platform"] == "sev-snp-emulated"
+    assert cli("vm", "list", "--format", "json")[1].strip() == "[]"
+
+    code, out, err = cli("vm", "start", path)
+    assert code == 0, err
+    assert EMULATED in err
+    assert "no hvCPUs (those of platform sev-snp are to come)" in out
+    code, out, err = cli("vm", "status", "a", "--format", "json")
+    assert (code, err.startswith(EMULATED)) == (0, True)
+    shown = json.loads(out)
+    assert (shown["state"], shown["platform"], shown["gvcpus"]) == ("running", "sev-snp", 3)
+    # What the emulated processor took, against what was expected before it started.
+    assert shown["launch_digest"] == printed["launch_digest"]
+    vm = lifecycle.attach(place, "a")
+    assert vm.argv == printed["argv"]
+
+    log = vm.paths.console_log
+    assert ACTIVE in wait_for_words(log, "CPC-READY")
+    console = subprocess.Popen(
+        [sys.executable, "-m", "cpcctl", "vm", "console", "a"], stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=TOP,
+    )
+    assert console.stdin
+    console.stdin.write(b"head -c 8 /dev/vda; echo; ls /sys/class/net /dev/hwrng; echo E''ND\n")
+    console.stdin.flush()
+    said = wait_for_words(log, "\nEND")
+    assert "\ncpc-disk" in said.replace("\r", "")
+    assert "eth0" in said and "\n/dev/hwrng" in said.replace("\r", "")
+    console.stdin.write(b"\x1d")
+    console.stdin.close()
+    assert console.wait(patient(20)) == 0
+
+    for verb in ("list", "ping", "add"):
+        code, _, err = cli("hvcpu", verb, "a")
+        assert (code, err.splitlines()[0]) == (3, "error: VM a has no hvCPUs")
+    ticket = Ticket("127.0.0.1", 1, bytes(32), bytes(32)).text()
+    for more in ([], ["--dry-run"]):
+        code, _, err = cli("migrate", "a", ticket, *more)
+        assert code == 3
+        assert "hvCPUs move a guest, and those of platform sev-snp are to come" in err
+    assert cli("vm", "status", "a")[0] == 0
+    assert cli("vm", "stop", "a", "--force")[1] == "stopped a\n"
+    assert not vm.alive
+    assert cli("vm", "list", "--format", "json")[1].strip() == "[]"
+
+
+def test_a_guest_that_ends_itself(
+    place: Settings, define: Define, cli: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "vmlinuz").write_bytes(dying_kernel.image(1, 3))
+    path = define(kernel=str(tmp_path / "vmlinuz"), initrd=None, append=None, vcpus=1)
+    code, _, err = cli("vm", "start", str(path))
+    assert code == 0, err
+    vm = lifecycle.attach(place, "a")
+    assert vm.process.wait_gone(patient(60)), wait_for_words(vm.paths.console_log, "")
+    code, out, _ = cli("vm", "status", "a", "--format", "json")
+    shown = json.loads(out)
+    assert (code, shown["state"]) == (0, "stopped")
+    assert shown["ended"] == (
+        "the guest ended itself: the kernel does not run at VMPL0 (Linux, reason set 1, code 3)"
+    )
+    assert shown["ended"] in cli("vm", "status", "a")[1]
+
+
+def old_firmware(path: Path) -> Path:
+    """The OVMF at hand as one of before 2024.05 would describe itself."""
+    data = (store.current("ovmf") / "OVMF.fd").read_bytes()
+    area = next(s for s in ovmf.read(data).sections if s.kind == ovmf.SVSM_AREA)
+    words = ovmf.SECTION.pack(area.address, area.size, area.kind)
+    assert data.count(words) == 1
+    path.write_bytes(data.replace(words, ovmf.SECTION.pack(area.address, area.size, 1)))
+    return path
+
+
+def old_kernel(vmlinuz: Path, path: Path) -> Path:
+    """The kernel at hand, said to be Linux 5.10."""
+    data = vmlinuz.read_bytes()
+    at = 0x200 + int.from_bytes(data[0x20E:0x210], "little")
+    path.write_bytes(data[:at] + b"5.10.0\0" + data[at + 7 :])
+    return path
+
+
+def test_what_is_refused_before_the_start(
+    define: Define, cli: Cli, built: Any, place: Settings, tmp_path: Path
+) -> None:
+    bios = str(built.qemu_data / "bios-256k.bin")
+    old = str(old_firmware(tmp_path / "old.fd"))
+    early = str(old_kernel(built.vmlinuz, tmp_path / "vmlinuz"))
+    for changes, words, fix in (
+        ({"sev-snp": {"firmware": bios}}, f"the firmware {bios} does not do: it is SeaBIOS",
+         "make ovmf"),
+        ({"sev-snp": {"firmware": old}}, f"{old} is older than 2024.05", "make ovmf"),
+        ({"kernel": early}, "Linux 5.10.0 is older than 5.19", "such as Debian's"),
+        ({"kernel": bios}, "is no Linux kernel", "such as Debian's"),
+        ({"cpu": "qemu64"}, "cpu qemu64 lacks xsave, xsavec, rdrand", "use cpu: EPYC"),
+        ({"cpu": "EPYC,xsavec=off"}, "lacks xsavec", "add +xsavec"),
+        ({"cpu": "EPYC-Genoa"}, "has LA57", "use cpu: EPYC-Genoa,la57=off"),
+        ({"cpu": "Skylake-Server"}, "is of GenuineIntel", "use cpu: EPYC"),
+        ({"cpu": "nonsense"}, "", ""),
+        ({"sev-snp": {"policy": 0x20000}}, "policy 0x20000 forbids SMT", "use policy: 0x30000"),
+    ):
+        path = str(define(**changes))
+        for more in ([], ["--print-command"]):
+            code, out, err = cli("vm", "start", path, *more)
+            assert (code, out) == (3, ""), (changes, err)
+            assert words in err and fix in err, (changes, err)
+    missing = str(tmp_path / "none.fd")
+    code, _, err = cli("vm", "start", str(define(**{"sev-snp": {"firmware": missing}})))
+    assert (code, missing in err) == (3, True)
+    assert cli("vm", "list", "--format", "json")[1].strip() == "[]"
+    assert not (place.run_dir / "vms" / "a").exists()
+
+
+def test_what_a_host_with_the_hardware_would_run(define: Define, cli: Cli) -> None:
+    """On a host without it; one that has it may start it, and is not asked to here."""
+    path = str(define())
+    code, out, _ = cli("vm", "start", path, "--print-command", "--accel", "kvm")
+    assert code == 0
+    command, _, comment = out.partition("\n")
+    assert " -accel kvm " in command
+    emulated = cli("vm", "start", path, "--print-command")[1]
+    assert command.replace("-accel kvm", "-accel tcg,thread=multi") == emulated.split("\n")[0]
+    assert comment.startswith("# sev-snp; launch digest ")
+    assert comment.split()[-1] == emulated.split()[-1]
+    # A shell takes it as it is printed.
+    assert subprocess.run(["sh", "-n"], input=out, text=True, check=False).returncode == 0
