@@ -116,7 +116,8 @@ static uint32_t answer_call(const struct cpc_pcall *pcall)
     case CPC_PCALL_ERASE:
         for (uint32_t i = 0; i < arg[2]; i++) {
             MUST(memory_indirect(region) ||
-                 !host_machine->snp->rmp[first + i].validated);
+                 !host_machine->snp->rmp[first + i].validated ||
+                 host_machine->snp->rmp[first + i].held);
         }
         return direct_erase((uint32_t)arg[0], arg[1], arg[2]);
     case CPC_PCALL_COPY_OUT:
@@ -180,8 +181,8 @@ static void change_state(uint64_t entry)
             continue;
         }
         MUST(state == GHCB_PSC_PRIVATE || state == GHCB_PSC_SHARED);
-        MUST(!machine->snp->rmp[p].validated);
-        if (!machine->snp->psc_idle) {
+        MUST(!machine->snp->rmp[p].validated || machine->snp->rmp[p].held);
+        if (!machine->snp->psc_idle && !machine->snp->rmp[p].held) {
             host_rmp_set(machine, p, state == GHCB_PSC_PRIVATE, false);
         }
         return;

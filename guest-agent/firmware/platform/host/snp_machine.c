@@ -10,11 +10,12 @@
 
 #include "snp/vmsa.h"
 
-/* The first region goes on above 4 GiB behind this many pages. */
+/* A larger region is RAM and goes on above 4 GiB behind this many pages. Where
+   the others are follows from their size: both ends agree in any order. */
 #define LOW_PAGES   1600u
 #define HIGH_GPA    0x100000000ull
 #define OTHER_GPA   0xf0000000ull
-#define OTHER_STEP  0x01000000ull
+#define OTHER_STEP  0x00100000ull
 
 static void must(bool ok, const char *what)
 {
@@ -34,13 +35,18 @@ static uint32_t region_of(const struct host_machine *machine, uint32_t flat)
     return r;
 }
 
+static uint64_t other_gpa(const struct cpc_region *region)
+{
+    return OTHER_GPA + region->pages % 256 * OTHER_STEP;
+}
+
 uint64_t host_page_gpa(const struct host_machine *machine, uint32_t flat)
 {
-    uint32_t r = region_of(machine, flat);
-    uint64_t page = flat - machine->table.region[r].first_page;
+    const struct cpc_region *region = &machine->table.region[region_of(machine, flat)];
+    uint64_t page = flat - region->first_page;
 
-    if (r > 0) {
-        return OTHER_GPA + r * OTHER_STEP + page * CPC_PAGE_SIZE;
+    if (region->pages <= LOW_PAGES) {
+        return other_gpa(region) + page * CPC_PAGE_SIZE;
     }
     return page < LOW_PAGES ? page * CPC_PAGE_SIZE
                             : HIGH_GPA + (page - LOW_PAGES) * CPC_PAGE_SIZE;
@@ -50,11 +56,14 @@ static uint32_t page_of_gpa(const struct host_machine *machine, uint64_t gpa)
 {
     for (uint32_t r = 0; r < machine->table.count; r++) {
         const struct cpc_region *region = &machine->table.region[r];
-        for (uint64_t p = 0; p < region->pages && !memory_indirect(region); p++) {
-            uint32_t flat = (uint32_t)(region->first_page + p);
-            if (host_page_gpa(machine, flat) == gpa) {
-                return flat;
-            }
+        uint64_t page = (gpa - other_gpa(region)) / CPC_PAGE_SIZE;
+        if (region->pages > LOW_PAGES) {
+            page = gpa < HIGH_GPA ? gpa / CPC_PAGE_SIZE
+                                  : LOW_PAGES + (gpa - HIGH_GPA) / CPC_PAGE_SIZE;
+            page = gpa < HIGH_GPA && page >= LOW_PAGES ? UINT64_MAX : page;
+        }
+        if (page < region->pages && !memory_indirect(region)) {
+            return (uint32_t)(region->first_page + page);
         }
     }
     return MODEL_UNMAPPED;
@@ -96,7 +105,7 @@ static void write_hints(struct host_machine *machine, bool incoming)
         if (memory_indirect(region)) {
             continue;
         }
-        uint64_t low = r == 0 && region->pages > LOW_PAGES ? LOW_PAGES : region->pages;
+        uint64_t low = region->pages > LOW_PAGES ? LOW_PAGES : region->pages;
         add_extent(hints, machine, region->first_page, low);
         if (low < region->pages) {
             add_extent(hints, machine, region->first_page + low, region->pages - low);
@@ -190,6 +199,9 @@ bool arch_map(uint64_t gpa, uint64_t first, uint64_t pages)
         uint32_t flat = page_of_gpa(machine, gpa + i * CPC_PAGE_SIZE);
         if (flat == MODEL_UNMAPPED) {
             continue;            /* no RAM there: stays inaccessible */
+        }
+        if (snp->page_at[first + i] == flat && snp->window_of[flat] == first + i) {
+            continue;
         }
         uint32_t r = region_of(machine, flat);
         int64_t offset = (int64_t)((flat - machine->table.region[r].first_page) *

@@ -5,7 +5,7 @@
  * areas in trusted memory.
  *
  * Which page a gvCPU runs from is the host's word. What it can gain by a lie:
- * see "What the host decides" in docs/abi.md.
+ * see docs/abi.md, "What the host decides".
  */
 #include "vmsa.h"
 
