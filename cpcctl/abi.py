@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_char, c_uint8, c_uint16, c_uint32, c_uint64
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 PAGE_SHIFT = 12
 PAGE_SIZE = 4096
 HVCPU_LIMIT = 16
@@ -25,15 +25,24 @@ TRUSTED_BASE = 0x100000
 SHM_BASE = 0x2000000000
 MMIO_BASE = 0x3000000000
 WINDOW_BASE = 0x4000000000
+SNP_TRUSTED_GPA = 0x1E00100000
+SNP_SHM_GPA = 0x2000000000
+SNP_MMIO_GPA = 0x3000000000
 MMIO_PARK = 0x00
 MMIO_CALL = 0x08
 
+ENTRY_GVCPU = 0x100
 IMAGE_MAGIC = 0x57464350
 BOOT_MAGIC = 0x54424350
 PLATFORM_PLAIN = 1
 PLATFORM_SEV_SNP = 2
 REGION_PRESENT = 1
 REGION_INDIRECT = 2
+SNP_BOOT_TABLES = 4
+CPU_AES = 1
+CPU_VAES = 2
+CPU_RDSEED = 4
+CPU_RDRAND = 8
 
 P_OK = 0
 P_BAD_ARGUMENT = 1
@@ -54,6 +63,7 @@ PCALL_DEVICE_DIGEST = 9
 PCALL_DISKS_ACTIVE = 10
 PCALL_DISKS_INACTIVE = 11
 PCALL_FAULT = 12
+PCALL_GVCPU = 13
 KINDS_MAX = 32768
 
 
@@ -69,10 +79,15 @@ KIND_SHARED = 2
 SHM_MAGIC = 0x4853435043
 SHM_MAILBOX = 1 * PAGE_SIZE
 SHM_RING = 17 * PAGE_SIZE
+SHM_GHCB = 33 * PAGE_SIZE
+SHM_PCALL = 49 * PAGE_SIZE
+SHM_BOUNCE = 65 * PAGE_SIZE
+SHM_HINTS = 81 * PAGE_SIZE
 SHM_BITMAP = 0x100000
 SHM_ALIGN = 0x200000
 RING_MIN = 0x200000
 RING_MAX = 0x4000000
+SNP_EXTENTS = 64
 PAYLOAD_MAX = 3584
 
 STATE_COLD = 0
@@ -231,6 +246,7 @@ S_KNOWN_ANSWER = 602
 S_TOO_LARGE = 603
 S_RING = 604
 S_BOOT_INFO = 605
+S_HARDWARE = 606
 
 
 class ImageHeader(ctypes.LittleEndianStructure):
@@ -280,8 +296,12 @@ class BootInfo(ctypes.LittleEndianStructure):
         ("max_pages", c_uint64),
         ("region_table", c_uint64),
         ("vmsa_base", c_uint64),
+        ("trusted_gpa", c_uint64),
+        ("shm_gpa", c_uint64),
+        ("mmio_gpa", c_uint64),
+        ("c_bit", c_uint64),
+        ("cpu_features", c_uint32),
         ("incoming", c_uint32),
-        ("pad", c_uint32),
     )
 
 
@@ -291,6 +311,14 @@ class Pcall(ctypes.LittleEndianStructure):
         ("status", c_uint32),
         ("arg", c_uint64 * 5),
         ("ret", c_uint64),
+    )
+
+
+class Gvcpu(ctypes.LittleEndianStructure):
+    _fields_ = (
+        ("vmsa_gpa", c_uint64),
+        ("apic_id", c_uint32),
+        ("pad", c_uint32),
     )
 
 
@@ -312,6 +340,23 @@ class Ring(ctypes.LittleEndianStructure):
         ("pad0", c_uint8 * 120),
         ("tail", c_uint64),
         ("pad1", c_uint8 * 120),
+    )
+
+
+class SnpExtent(ctypes.LittleEndianStructure):
+    _fields_ = (
+        ("gpa", c_uint64),
+        ("first_page", c_uint64),
+        ("pages", c_uint64),
+    )
+
+
+class SnpHints(ctypes.LittleEndianStructure):
+    _fields_ = (
+        ("incoming", c_uint32),
+        ("extents", c_uint32),
+        ("extent", SnpExtent * SNP_EXTENTS),
+        ("table", RegionTable),
     )
 
 

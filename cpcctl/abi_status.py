@@ -61,6 +61,7 @@ SENTENCES: dict[int, str] = {
     abi.S_TOO_LARGE: "the guest is larger than trusted memory allows",
     abi.S_RING: "the ring's head or tail is not possible",
     abi.S_BOOT_INFO: "the platform's boot information is not valid",
+    abi.S_HARDWARE: "a SEV-SNP instruction or request to the hypervisor failed",
 }
 
 NAMES: dict[int, str] = {

@@ -6,9 +6,11 @@
  * Three borders meet here, and a field belongs to exactly one of them:
  *
  *   image      what QEMU reads from the firmware file before it starts it
- *   platform   what the firmware asks of the hardware (on the plain platform
- *              the cpc device plays the hardware); lives in trusted memory and
- *              on an MMIO page that only an hvCPU can see
+ *   platform   what the firmware asks of the hardware. On the plain platform
+ *              the cpc device plays the hardware; the calls live in trusted
+ *              memory and on an MMIO page that only an hvCPU can see. On
+ *              SEV-SNP the processor does most of it; what is left is asked of
+ *              the host through shared memory, and its answers are hints
  *   shared     the ring file, mapped by the host; everything read from it is
  *              hostile and is copied once before it is looked at
  *
@@ -21,7 +23,7 @@
 
 #include <stdint.h>
 
-#define CPC_ABI_VERSION        2u
+#define CPC_ABI_VERSION        3u
 #define CPC_PAGE_SHIFT         12
 #define CPC_PAGE_SIZE          4096u
 #define CPC_HVCPU_LIMIT        16u     /* hvCPUs a machine may have */
@@ -34,12 +36,24 @@
 
 /* ---- the hvCPU's address space (second-stage view) ---------------------- */
 
-/* All of it below 512 GiB for guests of up to 256 GiB: under KVM it has to fit
- * what the CPU can address, and client CPUs have 39 bits. */
+/*
+ * The firmware's virtual addresses. On the plain platform the view is laid out
+ * the same way, and all of it lies below 512 GiB for guests of up to 256 GiB:
+ * under KVM it has to fit what the CPU can address, and client CPUs have 39
+ * bits. On SEV-SNP hvCPUs have the guest's own physical addresses; boot_info
+ * says where in them these things are.
+ */
 #define CPC_TRUSTED_BASE       0x0000000000100000ull  /* firmware, its tables */
 #define CPC_SHM_BASE           0x0000002000000000ull  /* the ring file */
 #define CPC_MMIO_BASE          0x0000003000000000ull  /* one page of registers */
 #define CPC_WINDOW_BASE        0x0000004000000000ull  /* guest RAM, flat */
+
+/* SEV-SNP: the same in guest-physical addresses, above all of the guest's own
+   memory, which may reach up to CPC_SNP_TRUSTED_GPA. That is congruent to
+   CPC_TRUSTED_BASE modulo 2 MiB, so that large pages map it. */
+#define CPC_SNP_TRUSTED_GPA    0x0000001e00100000ull
+#define CPC_SNP_SHM_GPA        0x0000002000000000ull
+#define CPC_SNP_MMIO_GPA       0x0000003000000000ull
 
 /* Registers on the MMIO page: 64-bit writes, anything else is ignored. */
 #define CPC_MMIO_PARK          0x00u  /* any value: sleep until woken */
@@ -54,7 +68,15 @@
  * CPC_TRUSTED_BASE, clears up to memory_size and starts every hvCPU at
  * CPC_TRUSTED_BASE + entry in 64-bit mode with CR3 = CPC_TRUSTED_BASE + cr3,
  * interrupts off, RDI = hvCPU number, RSI = address of struct cpc_boot_info.
+ *
+ * On SEV-SNP the image is at boot_info.trusted_gpa, RIP and RSI are the same
+ * virtual addresses as on the plain platform, CR3 points to tables that the
+ * launch put behind struct cpc_boot_info (below), and EFER, CR0, CR4 and XCR0
+ * are final. gvCPU 0 starts there too, with RDI = CPC_ENTRY_GVCPU + 0, and
+ * waits (AP reset hold) for an hvCPU to create it anew.
  */
+#define CPC_ENTRY_GVCPU        0x100u
+
 struct cpc_image_header {
     uint32_t magic;          /* CPC_IMAGE_MAGIC */
     uint32_t abi;            /* CPC_ABI_VERSION */
@@ -114,10 +136,31 @@ struct cpc_boot_info {
     uint64_t max_pages;      /* upper bound of the flat page numbering */
     uint64_t region_table;   /* address of struct cpc_region_table */
     uint64_t vmsa_base;      /* address of gvCPU 0's VMSA */
+    uint64_t trusted_gpa;    /* physical address of CPC_TRUSTED_BASE, ... */
+    uint64_t shm_gpa;        /* ... of CPC_SHM_BASE and ... */
+    uint64_t mmio_gpa;       /* ... of CPC_MMIO_BASE */
+    uint64_t c_bit;          /* SEV-SNP: page table bit of private pages */
+    uint32_t cpu_features;   /* SEV-SNP: CPC_CPU_*, in place of CPUID */
     uint32_t incoming;       /* 1: launched to receive; frozen from the start,
-                                the only launch that may be a destination */
-    uint32_t pad;
+                                the only launch that may be a destination. On
+                                SEV-SNP 0 here, because this is measured: the
+                                hints say it */
 };
+
+/*
+ * On SEV-SNP all of trusted memory is measured with the launch: the image,
+ * cleared up to memory_size; struct cpc_boot_info in the page behind it; the
+ * boot page tables in the CPC_SNP_BOOT_TABLES pages behind that: level 4,
+ * level 3, level 2, level 1. They map from CPC_TRUSTED_BASE to its end, rounded
+ * up to 2 MiB, private and writable: 4 KiB pages up to 2 MiB, then large ones.
+ * The rest up to trusted_size is zero.
+ */
+#define CPC_SNP_BOOT_TABLES    4u
+
+#define CPC_CPU_AES            1u  /* AES-NI, PCLMUL, SSE4.1, AVX, enabled */
+#define CPC_CPU_VAES           2u  /* and AVX2 */
+#define CPC_CPU_RDSEED         4u
+#define CPC_CPU_RDRAND         8u
 
 /*
  * A call to the platform. Lives in trusted memory, one an hvCPU. The firmware
@@ -167,7 +210,25 @@ struct cpc_pcall {
 /* vector, instruction address, fault address: for the event and the log */
 #define CPC_PCALL_FAULT        12u
 
+/* gvCPU: struct cpc_gvcpu; NOT_PRESENT when there is no such gvCPU. SEV-SNP
+   only, in place of VMSA_SAVE and VMSA_LOAD */
+#define CPC_PCALL_GVCPU        13u
+
 #define CPC_KINDS_MAX          32768u
+
+/*
+ * On SEV-SNP the call is struct cpc_pcall at the start of the hvCPU's page at
+ * CPC_SHM_PCALL; what would be an address is its page at CPC_SHM_BOUNCE, so
+ * KINDS takes at most CPC_PAGE_SIZE pages and COPY_OUT and COPY_IN one. The
+ * firmware writes any value to mmio_gpa + CPC_MMIO_CALL by an MMIO request
+ * (GHCB exit 0x80000002), and parks the same way. Every answer is the host's:
+ * checked for sense, never believed about what is private.
+ */
+struct cpc_gvcpu {
+    uint64_t vmsa_gpa;       /* the page it runs from; 0: its launch save area */
+    uint32_t apic_id;
+    uint32_t pad;
+};
 
 /* ---- page kinds --------------------------------------------------------- */
 
@@ -182,12 +243,20 @@ struct cpc_pcall {
  *   0                  struct cpc_shm_header (for the host; firmware ignores it)
  *   1 .. 16            struct cpc_mailbox of hvCPU 0 .. 15
  *   17 .. 32           struct cpc_ring of hvCPU 0 .. 15
+ *   33 .. 48           GHCB of hvCPU 0 .. 15           (these on SEV-SNP only)
+ *   49 .. 64           struct cpc_pcall of hvCPU 0 .. 15
+ *   65 .. 80           bounce page of hvCPU 0 .. 15
+ *   81 .. 82           struct cpc_snp_hints
  *   256 .. (1 MiB)     dirty hint, one bit a page in flat numbering
  *   CPC_SHM_DATA(..)   data rings, ring_size each, 2 MiB aligned
  */
 #define CPC_SHM_MAGIC          0x4853435043ull        /* "CPCSH" */
 #define CPC_SHM_MAILBOX        (1u * CPC_PAGE_SIZE)
 #define CPC_SHM_RING           (17u * CPC_PAGE_SIZE)
+#define CPC_SHM_GHCB           (33u * CPC_PAGE_SIZE)
+#define CPC_SHM_PCALL          (49u * CPC_PAGE_SIZE)
+#define CPC_SHM_BOUNCE         (65u * CPC_PAGE_SIZE)
+#define CPC_SHM_HINTS          (81u * CPC_PAGE_SIZE)
 #define CPC_SHM_BITMAP         0x100000u
 #define CPC_SHM_ALIGN          0x200000u
 /* Flat page numbers a machine needs, from its maximum RAM (hotplug included):
@@ -220,6 +289,26 @@ struct cpc_ring {
     uint8_t  pad0[120];
     uint64_t tail;           /* bytes ever consumed */
     uint8_t  pad1[120];
+};
+
+/*
+ * What the host tells an SEV-SNP guest's firmware; it may lie. Regions have
+ * window 0: the firmware maps flat page p at CPC_WINDOW_BASE + p * 4096, from
+ * the extents, which must lie in regions that are not indirect, not overlap in
+ * either numbering, and leave out all that is the firmware's.
+ */
+struct cpc_snp_extent {
+    uint64_t gpa;
+    uint64_t first_page;     /* in flat numbering */
+    uint64_t pages;
+};
+#define CPC_SNP_EXTENTS        64u
+
+struct cpc_snp_hints {
+    uint32_t incoming;       /* 1: do not start gvCPU 0, wait to receive */
+    uint32_t extents;
+    struct cpc_snp_extent extent[CPC_SNP_EXTENTS];
+    struct cpc_region_table table;
 };
 
 #define CPC_PAYLOAD_MAX        3584u
@@ -540,5 +629,7 @@ struct cpc_manifest {
 #define CPC_S_TOO_LARGE        603u  /* guest larger than trusted memory allows */
 #define CPC_S_RING             604u  /* host moved head or tail absurdly */
 #define CPC_S_BOOT_INFO        605u
+#define CPC_S_HARDWARE         606u  /* SEV-SNP: PVALIDATE, RMPADJUST or a
+                                        VMGEXIT failed where it must not */
 
 #endif /* CPC_ABI_H */

@@ -15,9 +15,6 @@
 /* Number of the hvCPU that executes this, 0 .. CPC_HVCPU_LIMIT - 1. */
 uint32_t arch_hvcpu(void);
 
-/* Sleep until the host wakes this hvCPU. May return at any time. */
-void arch_park(void);
-
 /* Pause hint inside a short spin. */
 void arch_relax(void);
 
@@ -44,19 +41,29 @@ uint64_t arch_trusted_base(void);
 
 /* What the platform wrote before start. */
 const struct cpc_boot_info *arch_boot_info(void);
-const struct cpc_region_table *arch_region_table(void);
 
 struct arch_fault {
     uint64_t vector;
     uint64_t ip;
     uint64_t address;
+    uint64_t code;           /* the exception's error code, or 0 */
 };
 
 /*
  * Run a call so that an exception in it ends the call and nothing else.
- * Returns function(argument), or CPC_S_FAULT with *fault filled.
+ * Returns function(argument), or CPC_S_FAULT with *fault filled. Guards nest.
  */
 uint32_t arch_guard(uint32_t (*function)(void *), void *argument,
                     struct arch_fault *fault);
+/* This exception was not the one that was waited for: the next guard's. */
+void arch_raise(const struct arch_fault *fault) __attribute__((noreturn));
+
+/*
+ * SEV-SNP. Guest memory by flat page number, seen as private and as shared.
+ * arch_map maps `pages` pages from physical address gpa at flat page `first`
+ * in both; it is never undone. False when there are no tables left for it.
+ */
+uint8_t *arch_window(bool private);
+bool arch_map(uint64_t gpa, uint64_t first, uint64_t pages);
 
 #endif

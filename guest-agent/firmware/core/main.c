@@ -33,8 +33,13 @@ void call_publish_progress(const struct call *call)
 
 uint32_t call_platform(struct call *call, uint32_t pcall, uint32_t status)
 {
-    call->result[0] = pcall;
-    call->result[1] = status;
+    if (status >> 24 != 0) {         /* PLATFORM_HARDWARE */
+        call->result[0] = status >> 24;
+        call->result[1] = status & 0xffffu;
+        return CPC_S_HARDWARE;
+    }
+    call->result[0] = status >> 16 != 0 ? status >> 16 : pcall;
+    call->result[1] = status & 0xffffu;
     return CPC_S_PLATFORM;
 }
 
@@ -128,7 +133,7 @@ static void call_answer(struct call *call, uint32_t status,
 
 static void call_serve(struct call *call, uint32_t request)
 {
-    struct arch_fault fault = { 0, 0, 0 };
+    struct arch_fault fault = { 0 };
 
     call_set_state(call, CPC_STATE_RUNNING);
     uint32_t status = call_take(call, request);
@@ -136,7 +141,7 @@ static void call_serve(struct call *call, uint32_t request)
         call->hvcpu->in_call = 1;
         status = arch_guard(call_run, call, &fault);
         if (status == CPC_S_FAULT) {
-            platform_fault(fault.vector, fault.ip, fault.address);
+            platform()->fault(fault.vector, fault.ip, fault.address);
         }
         call_leave(call, status);
         call->hvcpu->in_call = 0;
@@ -152,7 +157,7 @@ static void call_serve(struct call *call, uint32_t request)
  */
 static void call_bury(struct call *call)
 {
-    struct arch_fault fault = { 0, 0, 0 };
+    struct arch_fault fault = { 0 };
 
     if (call->hvcpu->in_call) {
         call_leave(call, CPC_S_FAULT);
@@ -168,7 +173,7 @@ void firmware_main(void)
 
     if (runtime == NULL || number >= arch_boot_info()->hvcpu_max) {
         for (;;) {          /* nothing to answer with: stay parked */
-            arch_park();
+            platform()->park();
         }
     }
     struct hvcpu *hvcpu = &runtime->hvcpu[number];
@@ -185,7 +190,7 @@ void firmware_main(void)
         struct cpc_mailbox *mailbox = call->mailbox;
         uint32_t request = __atomic_load_n(&mailbox->request, __ATOMIC_ACQUIRE);
         if (request == __atomic_load_n(&mailbox->done, __ATOMIC_RELAXED)) {
-            arch_park();
+            platform()->park();
         } else {
             call_serve(call, request);
         }

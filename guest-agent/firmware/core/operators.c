@@ -68,15 +68,16 @@ uint32_t operator_mee(struct call *call, struct channel *channel,
                       uint64_t page, uint8_t *bounce)
 {
     body->address = CPC_ADDRESS(region->id, page);
-    body->length = body->count * CPC_PAGE_SIZE;
-    if (memory_indirect(region)) {
-        uint32_t status = platform_copy_out(region->id, page, body->count, bounce);
-        if (status != CPC_P_OK) {
-            return call_platform(call, CPC_PCALL_COPY_OUT, status);
-        }
-        return seal(call, channel, body, bounce, false, NULL);
+    const uint8_t *bytes = NULL;
+    uint32_t status = platform()->read(region, page, &body->count, body->kind, bounce,
+                                       &bytes);
+    if (status != CPC_P_OK) {
+        return call_platform(call, CPC_PCALL_COPY_OUT, status);
     }
-    return seal(call, channel, body, memory_page(region, page), true, NULL);
+    body->length = body->count * CPC_PAGE_SIZE;
+    return body->count == 0
+               ? CPC_S_OK
+               : seal(call, channel, body, bytes, bytes != bounce, NULL);
 }
 
 uint32_t operator_see(struct call *call, struct channel *channel,
@@ -144,15 +145,11 @@ uint32_t operator_sdi(struct call *call, struct channel *channel,
 }
 
 uint32_t operator_mdi(struct call *call, const struct cpc_region *region,
-                      uint64_t page, uint32_t count)
+                      uint64_t page, uint32_t count, const uint32_t *entries,
+                      uint8_t kind)
 {
-    if (memory_indirect(region)) {
-        uint32_t status = platform_copy_in(region->id, page, count,
-                                           call->hvcpu->buffer);
-        return status == CPC_P_OK
-                   ? CPC_S_OK
-                   : call_platform(call, CPC_PCALL_COPY_IN, status);
-    }
-    arch_copy_pages(memory_page(region, page), call->hvcpu->buffer, count);
-    return CPC_S_OK;
+    uint32_t status = platform()->insert(region, page, count, entries, kind,
+                                         call->hvcpu->buffer);
+    return status == CPC_P_OK ? CPC_S_OK
+                              : call_platform(call, CPC_PCALL_COPY_IN, status);
 }

@@ -19,8 +19,10 @@
 #include "record.h"
 #include "runtime.h"
 
-/* body->count pages (1 .. CPC_RUN_PAGES) of the region, from `page`. Sets the
-   body's address and length. bounce: CPC_RUN_BYTES of trusted memory. */
+/* body->count pages (1 .. CPC_RUN_PAGES) of body->kind, from `page`. Sets the
+   body's address and length, and its count to the pages that were sealed: fewer,
+   or none and no record, where a running guest took a page away meanwhile.
+   bounce: CPC_RUN_BYTES of trusted memory. */
 uint32_t operator_mee(struct call *call, struct channel *channel,
                       struct record_body *body, const struct cpc_region *region,
                       uint64_t page, uint8_t *bounce);
@@ -36,8 +38,10 @@ uint32_t operator_see(struct call *call, struct channel *channel,
 uint32_t operator_sdi(struct call *call, struct channel *channel,
                       struct cpc_record *record);
 
-/* call->hvcpu->buffer -> count pages of the region. */
+/* call->hvcpu->buffer -> count pages of the region, which become of `kind`.
+   entries: what the version table has of them now. */
 uint32_t operator_mdi(struct call *call, const struct cpc_region *region,
-                      uint64_t page, uint32_t count);
+                      uint64_t page, uint32_t count, const uint32_t *entries,
+                      uint8_t kind);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "ring.h"
 
+#include "platform.h"
 #include "runtime.h"
 
 /* Looks at the ring before the hvCPU is given back to the host. */
@@ -74,7 +75,7 @@ static uint32_t wait(struct call *call, bool producer, uint64_t want)
             yielded = true;
             call_set_state(call, CPC_STATE_YIELDED);
         } else {
-            arch_park();
+            platform()->park();
         }
     }
     if (yielded) {

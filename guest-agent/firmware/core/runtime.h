@@ -69,7 +69,8 @@ bool call_cancelled(const struct call *call);
 void call_set_state(const struct call *call, uint32_t state);
 /* Show call->progress to the host. */
 void call_publish_progress(const struct call *call);
-/* A platform call failed: remember which and how, return CPC_S_PLATFORM. */
+/* A platform call failed: remember which and how, return CPC_S_PLATFORM, or
+   CPC_S_HARDWARE where the platform says that. */
 uint32_t call_platform(struct call *call, uint32_t pcall, uint32_t status);
 
 #endif

@@ -3,6 +3,7 @@
 #include "migrate.h"
 
 #include "migrate_phase.h"
+#include "platform.h"
 
 /*
  * The gate: bit s for a call on stream s, bit 16 + n for a reader on hvCPU n,
@@ -74,7 +75,7 @@ static uint32_t gate_enter(struct migrate *migrate, struct call *call,
 static void migrate_start(void *state)
 {
     struct migrate *migrate = state;
-    migrate->released = arch_boot_info()->incoming == 0;
+    migrate->released = !platform()->incoming();
 }
 
 uint32_t migrate_phase(const struct migrate_session *session)
@@ -89,7 +90,7 @@ static uint32_t allows(const struct migrate *migrate, const struct call *call,
         .phase = migrate_phase(&migrate->session),
         .role = migrate->session.role,
         .released = migrate->released != 0,
-        .incoming = arch_boot_info()->incoming != 0,
+        .incoming = platform()->incoming(),
         .opened_once = migrate->opened_once != 0,
     };
     uint32_t role = call->arg[0] > CPC_ROLE_DESTINATION ? 0 : (uint32_t)call->arg[0];
@@ -178,7 +179,7 @@ bool migrate_stopped(const struct call *call, uint32_t *status)
         *status = CPC_S_SESSION_FAILED;
         return true;
     }
-    if (arch_region_table()->generation != session->memory.generation) {
+    if (platform()->generation() != session->memory.generation) {
         *status = CPC_S_PEER_REGIONS;
         return true;
     }

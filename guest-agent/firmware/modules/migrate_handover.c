@@ -7,7 +7,7 @@
 /* BAD_STATE after an earlier try means that the earlier try worked. */
 static uint32_t release(struct call *call, bool tried_before)
 {
-    uint32_t status = platform_release();
+    uint32_t status = platform()->release();
 
     if (status == CPC_P_OK || (tried_before && status == CPC_P_BAD_STATE)) {
         migrate_of(call)->released = 1;
@@ -38,7 +38,7 @@ uint32_t migrate_commit(struct call *call)
         migrate_token_reply(call);
         return CPC_S_OK;
     }
-    status = platform_disks_inactive();
+    status = platform()->disks(CPC_PCALL_DISKS_INACTIVE);
     if (status != CPC_P_OK) {
         return status == CPC_P_BAD_STATE
                    ? CPC_S_DISKS
@@ -56,7 +56,7 @@ static uint32_t load_vmsas(struct call *call, const struct migrate_session *sess
 {
     for (uint32_t i = 0; i < CPC_GVCPU_LIMIT; i++) {
         if (session->vmsa_bytes[i] != 0) {
-            uint32_t status = platform_vmsa_load(i, session->vmsa_bytes[i]);
+            uint32_t status = platform()->vmsa_load(i, session->vmsa_bytes[i]);
             if (status != CPC_P_OK) {
                 return call_platform(call, CPC_PCALL_VMSA_LOAD, status);
             }

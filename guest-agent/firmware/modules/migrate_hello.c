@@ -21,20 +21,19 @@ static const uint32_t preference[] = {
     CPC_SUITE_CHACHA20POLY1305,
 };
 
-/* How many gvCPUs are present; returns the highest number, plus one. Asking
-   saves a VMSA where the gvCPUs are frozen, which changes nothing. */
-static uint32_t count_gvcpus(uint32_t *present)
+/* How many gvCPUs are present, and the highest number, plus one. */
+static uint32_t count_gvcpus(struct call *call, struct migrate_session *session)
 {
-    uint32_t count = 0;
-    *present = 0;
     for (uint32_t i = 0; i < arch_boot_info()->gvcpu_max; i++) {
-        uint32_t bytes = 0;     /* i < CPC_GVCPU_LIMIT */
-        if (platform_vmsa_save(i, &bytes) != CPC_P_NOT_PRESENT) {
-            count = i + 1;
-            (*present)++;
+        uint32_t status = platform()->gvcpu(i);     /* i < CPC_GVCPU_LIMIT */
+        if (status == CPC_P_OK) {
+            session->hello.gvcpus = i + 1;
+            session->gvcpus++;
+        } else if (status != CPC_P_NOT_PRESENT) {
+            return call_platform(call, CPC_PCALL_GVCPU, status);
         }
     }
-    return count;
+    return CPC_S_OK;
 }
 
 static void hello_regions(struct cpc_hello *hello, const struct memory *memory)
@@ -59,9 +58,12 @@ static uint32_t hello_make(struct call *call, struct migrate_session *session)
     hello->role = session->role;
     hello->suites = (uint32_t)call->arg[1] & call->runtime->suites;
     hello->platform = arch_boot_info()->platform;
-    hello->gvcpus = count_gvcpus(&session->gvcpus);
     memcpy(hello->version, version, sizeof(version));
     hello_regions(hello, &session->memory);
+    uint32_t status = count_gvcpus(call, session);
+    if (status != CPC_S_OK) {
+        return status;
+    }
     if (hello->suites == 0) {
         return CPC_S_NO_SUITE;
     }
@@ -95,8 +97,12 @@ uint32_t migrate_open(struct call *call)
     }
     migrate_wipe(session);
     session->role = (uint32_t)call->arg[0];
-    uint32_t status = memory_snapshot(&session->memory, arch_region_table(),
-                                      call->runtime->version_count);
+    struct cpc_region_table table;
+    uint32_t status = platform()->regions(&table);
+    if (status == CPC_S_OK) {
+        status = memory_snapshot(&session->memory, &table,
+                                 call->runtime->version_count);
+    }
     if (status == CPC_S_OK) {
         status = hello_make(call, session);
     }
@@ -215,19 +221,25 @@ static uint32_t check_peer(struct migrate_session *session,
     return peer->signer[0] == 0x04 ? CPC_S_OK : CPC_S_PEER_KEY;
 }
 
-/* SHA-384 over both hellos, the source's first. */
+/* SHA-384 over both hellos, the source's first, and over what the platforms of
+   both must have in common. */
 static void transcript_of(const struct migrate_session *session,
                           const struct cpc_hello *peer, uint8_t transcript[48])
 {
     struct {
         struct cpc_hello source;
         struct cpc_hello destination;
+        uint8_t binding[32];
     } both;
+    size_t size = sizeof(both);
 
     bool source = session->role == CPC_ROLE_SOURCE;
     both.source = source ? session->hello : *peer;
     both.destination = source ? *peer : session->hello;
-    crypto_sha384(transcript, &both, sizeof(both));
+    if (!platform()->binding(both.binding)) {
+        size -= sizeof(both.binding);
+    }
+    crypto_sha384(transcript, &both, size);
 }
 
 uint32_t migrate_accept(struct call *call)
@@ -265,7 +277,7 @@ static uint32_t erase_all(struct call *call, const struct memory *memory)
 {
     for (uint32_t i = 0; i < memory->count; i++) {   /* <= CPC_REGION_LIMIT */
         if (memory_present(memory, i)) {
-            uint32_t status = platform_erase(i, 0, memory->region[i].pages);
+            uint32_t status = platform()->erase(&memory->region[i]);
             if (status != CPC_P_OK) {
                 return call_platform(call, CPC_PCALL_ERASE, status);
             }

@@ -71,37 +71,6 @@ static uint32_t locate(const struct receiver *recv, uint64_t address, uint64_t p
     return CPC_S_OK;
 }
 
-static uint32_t erase(struct call *call, const struct place *place, uint64_t from,
-                      uint64_t count)
-{
-    uint32_t status = platform_erase(place->region->id, place->page + from, count);
-    return status == CPC_P_OK ? CPC_S_OK
-                              : call_platform(call, CPC_PCALL_ERASE, status);
-}
-
-/* Erase the pages that hold something; the others still are as CONFIRM left
-   them, absent, and must not become resident. */
-static uint32_t erase_filled(struct call *call, const struct place *place)
-{
-    uint64_t from = 0;
-
-    /* Both loops together pass over every page once. */
-    while (from < place->pages) {
-        uint64_t to = from;
-        while (to < place->pages && place->versions[to] != 0) {
-            to++;
-        }
-        if (to > from) {
-            uint32_t status = erase(call, place, from, to - from);
-            if (status != CPC_S_OK) {
-                return status;
-            }
-        }
-        from = to + 1;
-    }
-    return CPC_S_OK;
-}
-
 static void set_versions(const struct place *place, uint32_t entry)
 {
     for (uint64_t i = 0; i < place->pages; i++) {   /* <= pages of the region */
@@ -113,21 +82,11 @@ static uint32_t take_pages(struct receiver *recv)
 {
     const struct cpc_record *record = &recv->record;
     struct place place;
-    bool other_kind = false;
 
     uint32_t status = locate(recv, record->address, record->count, &place);
-    if (status != CPC_S_OK) {
-        return status;
-    }
-    for (uint64_t i = 0; i < place.pages; i++) {    /* <= CPC_RUN_PAGES */
-        other_kind |= place.versions[i] != 0 &&
-                      MEMORY_KIND(place.versions[i]) != record->kind;
-    }
-    if (other_kind) {
-        status = erase(recv->call, &place, 0, place.pages);
-    }
     if (status == CPC_S_OK) {
-        status = operator_mdi(recv->call, place.region, place.page, record->count);
+        status = operator_mdi(recv->call, place.region, place.page, record->count,
+                              place.versions, record->kind);
     }
     if (status == CPC_S_OK) {
         set_versions(&place, MEMORY_ENTRY(record->kind, record->version));
@@ -155,11 +114,14 @@ static uint32_t take_extents(struct receiver *recv)
             return CPC_S_WIRE_COUNT;
         }
         status = locate(recv, extent.address, extent.pages, &place);
-        if (status == CPC_S_OK) {
-            status = erase_filled(recv->call, &place);
-        }
         if (status != CPC_S_OK) {
             return status;
+        }
+        status = platform()->clear(place.region, place.page, place.pages,
+                                   place.versions,
+                                   zero ? record->kind : CPC_KIND_ABSENT);
+        if (status != CPC_P_OK) {
+            return call_platform(recv->call, CPC_PCALL_ERASE, status);
         }
         set_versions(&place, zero ? MEMORY_ENTRY(record->kind, record->version) : 0);
         recv->call->progress.zero_pages += zero ? extent.pages : 0;

@@ -9,6 +9,9 @@
  * A page is read twice, for the zero check and for the seal, and a running
  * guest may write in between. Before the freeze that is harmless: such a page
  * is dirty again and goes into a later round. After the freeze nobody writes.
+ *
+ * On some platforms a running guest can even take a page away in between. Then
+ * it is not sent in this round, and its dirty bit is set again.
  */
 #include "migrate.h"
 
@@ -30,6 +33,7 @@ struct sender {
     uint64_t run_first;
     uint32_t run_count;
     uint8_t run_kind;
+    uint32_t run_old[CPC_RUN_PAGES]; /* their entries before this round */
     /* extents not sealed yet */
     uint32_t zeros;
     uint8_t zero_kind;
@@ -65,21 +69,64 @@ static uint32_t flush_absents(struct sender *send)
                         send->scratch->absent, &send->absents);
 }
 
+static uint64_t *dirty_hint(const struct cpc_region *region, uint64_t page)
+{
+    uint64_t *shared = (uint64_t *)(void *)((uint8_t *)arch_shm() +
+                                            arch_boot_info()->bitmap_offset);
+    return shared + (region->first_page + page) / 64;
+}
+
+/* The first page of the run cannot be read any more: another round's. */
+static uint32_t drop_first(struct sender *send)
+{
+    uint64_t page = send->run_first;
+
+    if (send->final) {
+        return call_platform(send->call, 0, PLATFORM_HARDWARE(PLATFORM_LOST, 0));
+    }
+    send->versions[page] = send->run_old[0];
+    /* Flat and region numbers agree in their last six bits. */
+    __atomic_or_fetch(dirty_hint(send->region, page), 1ull << (page % 64),
+                      __ATOMIC_ACQ_REL);
+    return CPC_S_OK;
+}
+
+static void shorten_run(struct sender *send, uint32_t pages)
+{
+    send->run_first += pages;
+    send->run_count -= pages;
+    memmove(send->run_old, send->run_old + pages,
+            send->run_count * sizeof(send->run_old[0]));
+}
+
 static uint32_t flush_run(struct sender *send)
 {
-    struct record_body body = {
-        .type = CPC_RECORD_PAGES,
-        .kind = send->run_kind,
-        .version = send->round,
-        .count = send->run_count,
-    };
-    if (send->run_count == 0) {
-        return CPC_S_OK;
+    /* Every turn takes a page or more from the run. */
+    while (send->run_count != 0) {
+        struct record_body body = {
+            .type = CPC_RECORD_PAGES,
+            .kind = send->run_kind,
+            .version = send->round,
+            .count = send->run_count,
+        };
+        uint32_t status = operator_mee(send->call, send->channel, &body, send->region,
+                                       send->run_first, send->scratch->bounce);
+        if (status != CPC_S_OK) {
+            return status;
+        }
+        send->call->progress.pages += body.count;
+        if (body.count == send->run_count) {
+            send->run_count = 0;
+            break;
+        }
+        shorten_run(send, body.count);
+        status = drop_first(send);
+        if (status != CPC_S_OK) {
+            return status;
+        }
+        shorten_run(send, 1);
     }
-    send->run_count = 0;
-    send->call->progress.pages += body.count;
-    return operator_mee(send->call, send->channel, &body, send->region,
-                        send->run_first, send->scratch->bounce);
+    return CPC_S_OK;
 }
 
 /* Make the last extent longer, or begin one. False when there is no room. */
@@ -132,7 +179,8 @@ static uint32_t add_zero(struct sender *send, uint64_t page, uint8_t kind)
     return status;
 }
 
-static uint32_t add_content(struct sender *send, uint64_t page, uint8_t kind)
+static uint32_t add_content(struct sender *send, uint64_t page, uint8_t kind,
+                            uint32_t old)
 {
     uint32_t status = CPC_S_OK;
 
@@ -144,19 +192,17 @@ static uint32_t add_content(struct sender *send, uint64_t page, uint8_t kind)
         send->run_first = page;
         send->run_kind = kind;
     }
+    send->run_old[send->run_count] = old;
     send->run_count++;
     return status;
 }
 
-static uint32_t add_page(struct sender *send, uint64_t page, uint8_t kind)
+static uint32_t add_page(struct sender *send, uint64_t page, uint8_t kind, bool zero)
 {
+    uint32_t old = send->versions[page];
+
     send->versions[page] = MEMORY_ENTRY(kind, send->round);
-    /* Indirect regions are small and cannot be looked into from here. */
-    if (!memory_indirect(send->region) &&
-        arch_page_is_zero(memory_page(send->region, page))) {
-        return add_zero(send, page, kind);
-    }
-    return add_content(send, page, kind);
+    return zero ? add_zero(send, page, kind) : add_content(send, page, kind, old);
 }
 
 /*
@@ -179,39 +225,74 @@ static bool quiet(const uint32_t *versions, const uint8_t *kinds)
            ((v[0] & v[1] & v[2] & v[3]) & mask) == all_private;
 }
 
+/* Eight pages, from i in the chunk, of which there is nothing to say. An absent
+   page is skipped in FULL as well. */
+static bool skippable(const struct sender *send, uint64_t chunk, uint32_t i)
+{
+    const uint8_t *kinds = &send->scratch->kinds[i];
+
+    return (send->scratch->dirty[i / 64] >> (i % 64) & 0xff) == 0 &&
+           (!send->full || kinds[0] == CPC_KIND_ABSENT) &&
+           quiet(&send->versions[chunk + i], kinds);
+}
+
 /*
- * Pages first .. first + count of the chunk at `chunk`, all of this stream. A
- * page goes when the hint says so or when its kind is not the one last sent;
- * so what became present is sent without a hint, zero pages that a read has
- * allocated included. An absent page is never read.
+ * Pages i .. i + count (<= CPC_RUN_PAGES) of the chunk. A page goes when the
+ * hint says so or when its kind is not the one last sent; so what became
+ * present is sent without a hint, zero pages that a read has allocated
+ * included. An absent page is never read.
  */
+static uint32_t send_group(struct sender *send, uint64_t chunk, uint32_t i,
+                           uint32_t count)
+{
+    const uint32_t *versions = &send->versions[chunk + i];
+    uint8_t *kinds = &send->scratch->kinds[i];
+    uint32_t dirty = (uint32_t)(send->scratch->dirty[i / 64] >> (i % 64));
+    uint32_t wanted = 0;
+    uint32_t zero = 0;
+    uint32_t status = CPC_S_OK;
+
+    for (uint32_t n = 0; n < count; n++) {
+        if (kinds[n] != CPC_KIND_ABSENT &&
+            (send->full || MEMORY_KIND(versions[n]) != kinds[n] ||
+             (dirty >> n & 1) != 0)) {
+            wanted |= 1u << n;
+        }
+    }
+    if (wanted != 0) {
+        uint32_t looked = platform()->look(send->region, chunk + i, wanted, kinds, &zero);
+        if (looked != CPC_P_OK) {
+            return call_platform(send->call, CPC_PCALL_KINDS, looked);
+        }
+    }
+    for (uint32_t n = 0; n < count && status == CPC_S_OK; n++) {
+        if (kinds[n] == CPC_KIND_ABSENT) {
+            if (versions[n] != 0) {
+                send->versions[chunk + i + n] = 0;
+                status = add_absent(send, chunk + i + n);
+            }
+        } else if ((wanted >> n & 1) != 0) {
+            status = add_page(send, chunk + i + n, kinds[n], (zero >> n & 1) != 0);
+        }
+    }
+    return status;
+}
+
+/* Pages first .. first + count of the chunk at `chunk`, all of this stream. */
 static uint32_t send_block(struct sender *send, uint64_t chunk, uint32_t first,
                            uint32_t count)
 {
-    const uint8_t *kinds = send->scratch->kinds;
-    const uint64_t *dirty = send->scratch->dirty;
+    uint32_t end = first + count;
     uint32_t status = CPC_S_OK;
 
-    for (uint32_t i = first; i < first + count && status == CPC_S_OK; i++) {
-        /* <= MEMORY_BLOCK turns; an absent page is skipped in FULL as well */
-        if (i % 8 == 0 && i + 8 <= first + count &&
-            (dirty[i / 64] >> (i % 64) & 0xff) == 0 &&
-            (!send->full || kinds[i] == CPC_KIND_ABSENT) &&
-            quiet(&send->versions[chunk + i], &kinds[i])) {
-            i += 7;
+    /* <= MEMORY_BLOCK / CPC_RUN_PAGES turns */
+    for (uint32_t i = first; i < end && status == CPC_S_OK; i += CPC_RUN_PAGES) {
+        if (i + CPC_RUN_PAGES <= end && skippable(send, chunk, i) &&
+            skippable(send, chunk, i + 8)) {
             continue;
         }
-        uint32_t entry = send->versions[chunk + i];
-        uint8_t kind = kinds[i];
-        if (kind == CPC_KIND_ABSENT) {
-            if (entry != 0) {
-                send->versions[chunk + i] = 0;
-                status = add_absent(send, chunk + i);
-            }
-        } else if (send->full || MEMORY_KIND(entry) != kind ||
-                   (dirty[i / 64] >> (i % 64) & 1) != 0) {
-            status = add_page(send, chunk + i, kind);
-        }
+        status = send_group(send, chunk, i,
+                            end - i < CPC_RUN_PAGES ? end - i : CPC_RUN_PAGES);
     }
     return status;
 }
@@ -219,12 +300,10 @@ static uint32_t send_block(struct sender *send, uint64_t chunk, uint32_t first,
 /* Take this stream's dirty bits of a chunk. True when there was one. */
 static bool take_dirty(struct sender *send, uint64_t chunk, uint32_t pages)
 {
-    uint64_t *shared = (uint64_t *)(void *)((uint8_t *)arch_shm() +
-                                            arch_boot_info()->bitmap_offset);
+    uint64_t *shared = dirty_hint(send->region, chunk);
     uint64_t *dirty = send->scratch->dirty;
     uint64_t any = 0;
 
-    shared += (send->region->first_page + chunk) / 64;
     for (uint32_t word = 0; word < (pages + 63) / 64; word++) {
         dirty[word] = 0;         /* <= CPC_KINDS_MAX / 64 turns */
         if (memory_owned(chunk + word * 64u, send->channel->stream,
@@ -252,8 +331,8 @@ static uint32_t send_chunk(struct sender *send, uint64_t chunk, uint32_t pages)
     }
     /* One call for all of the chunk: with several streams each is told of the
        others' pages as well, but a call costs more than looking at a few MiB. */
-    uint32_t asked = platform_kinds(send->region->id, chunk, pages,
-                                    send->scratch->kinds);
+    uint32_t asked = platform()->kinds(send->region, chunk, pages,
+                                        send->scratch->kinds);
     if (asked != CPC_P_OK) {
         return call_platform(send->call, CPC_PCALL_KINDS, asked);
     }

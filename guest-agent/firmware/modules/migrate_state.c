@@ -12,7 +12,7 @@ uint32_t migrate_freeze(struct call *call)
     /* Noted first: whatever happens in the call, RESUME will release. */
     session->freeze_tried = 1;
     migrate->released = 0;
-    uint32_t status = platform_freeze();
+    uint32_t status = platform()->freeze();
     return status == CPC_P_OK ? CPC_S_OK
                               : call_platform(call, CPC_PCALL_FREEZE, status);
 }
@@ -28,7 +28,7 @@ static bool streams_ended(const struct migrate_session *session)
 
 static uint32_t device_digest(struct call *call, uint8_t digest[32])
 {
-    uint32_t status = platform_device_digest(digest);
+    uint32_t status = platform()->device_digest(digest);
     if (status == CPC_P_BAD_STATE) {
         return CPC_S_DEVICE_STATE;
     }
@@ -40,7 +40,7 @@ static uint32_t send_vmsa(struct call *call, struct migrate_session *session,
                           uint32_t gvcpu)
 {
     struct record_body body = { .type = CPC_RECORD_VMSA, .address = gvcpu, .count = 1 };
-    uint32_t status = platform_vmsa_save(gvcpu, &body.length);
+    uint32_t status = platform()->vmsa_save(gvcpu, &body.length);
 
     if (status == CPC_P_NOT_PRESENT) {
         return CPC_S_OK;
@@ -182,7 +182,7 @@ static uint32_t check_devices(struct call *call, const struct migrate_session *s
 
 static uint32_t check_disks(struct call *call)
 {
-    uint32_t status = platform_disks_active();
+    uint32_t status = platform()->disks(CPC_PCALL_DISKS_ACTIVE);
     if (status == CPC_P_BAD_STATE) {
         return CPC_S_DISKS;
     }

@@ -23,6 +23,9 @@ void pause_until(double deadline, const char *waiting_for)
 
 int test_main(int argc, char **argv, const struct test *tests, size_t count)
 {
+    const char *name = getenv("CPC_TEST_PLATFORM");
+
+    host_all_snp = name != NULL && strcmp(name, "sev-snp") == 0;
     for (size_t i = 0; i < count; i++) {
         bool wanted = argc == 1;
         for (int a = 1; a < argc; a++) {

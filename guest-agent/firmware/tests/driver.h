@@ -130,6 +130,8 @@ void load_devices(struct host_machine *machine, uint8_t byte);
 void finish_source(struct pair *pair, uint32_t round, struct wire *wire);
 /* A whole one-stream wire of a filled guest, frozen and sealed. */
 void make_wire(struct pair *pair, struct wire *wire);
+/* The table of regions as the firmware is shown it. */
+struct cpc_region_table *table_of(struct host_machine *machine);
 bool same_memory(const struct pair *pair);
 uint64_t resident_pages(struct host_machine *machine, uint32_t region);
 struct migrate_session *session_of(struct host_machine *machine);

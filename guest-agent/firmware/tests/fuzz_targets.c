@@ -9,12 +9,16 @@
 #include "driver.h"
 #include "firmware.h"
 #include "fuzz_targets.h"
+#include "platform.h"
+#include "snp_machine.h"
 
 static struct host_machine *destination;
 static struct wire valid;            /* as sealed for `destination` */
 static struct migrate opened;        /* the destination's state at its start */
 static struct cpc_hello peer_hello;
 static struct migrate before_accept;
+static struct host_machine *confidential;  /* a model of SEV-SNP */
+static struct cpc_snp_hints true_hints;
 
 static struct migrate *state(void)
 {
@@ -72,11 +76,21 @@ void fuzz_begin(void)
     }
     destination->on_park = cancel_wait;
     host_machine_free(pair.source);
+    struct host_layout layout = standard_layout;
+    layout.snp = true;
+    layout.incoming = true;
+    confidential = host_machine_new(&layout);
+    host_machine_start(confidential);
+    for (uint32_t i = 0; i < confidential->boot.hvcpu_max; i++) {
+        host_hvcpu_kill(confidential, i);
+    }
+    true_hints = *host_hints(confidential);
 }
 
 void fuzz_end(void)
 {
     host_machine_free(destination);
+    host_machine_free(confidential);
     wire_free(&valid);
 }
 
@@ -180,6 +194,91 @@ static void any_call(const uint8_t *data, size_t size)
     CHECK_IS(state()->gate, 0);
 }
 
+/* Where guest memory is, from a host: believed only when it can be. */
+static void judge_hints(const uint8_t *data, size_t size)
+{
+    struct cpc_snp_hints *shared = host_hints(confidential);
+    struct cpc_region_table table;
+    const struct snp *snp;
+
+    host_machine = confidential;
+    *shared = true_hints;
+    memcpy(shared, data, size < sizeof(*shared) ? size : sizeof(*shared));
+    snp_state()->mapped = 0;
+    if (snp_regions(&table) != CPC_S_OK) {
+        return;
+    }
+    snp = snp_state();
+    CHECK(snp->extents <= CPC_SNP_EXTENTS && table.count <= CPC_REGION_LIMIT);
+    for (uint32_t i = 0; i < snp->extents; i++) {
+        const struct cpc_snp_extent *e = &snp->extent[i];
+        uint64_t next = i + 1 < snp->extents ? e[1].first_page : confidential->boot.max_pages;
+        CHECK(e->gpa < CPC_SNP_TRUSTED_GPA && e->pages != 0);
+        CHECK(e->pages <= (CPC_SNP_TRUSTED_GPA - e->gpa) / CPC_PAGE_SIZE);
+        CHECK(e->first_page < next && e->pages <= next - e->first_page);
+    }
+}
+
+/* What a host may have written when an exit comes back. */
+struct reply {
+    uint64_t info_1;
+    uint64_t info_2;
+    uint64_t psc;            /* the header of the list */
+    uint32_t status;         /* of a call */
+    uint8_t  bounce[64];
+};
+static struct reply reply;
+
+static void spoil(struct host_machine *machine, struct ghcb *ghcb)
+{
+    struct cpc_pcall *pcall = (void *)(machine->shm + CPC_SHM_PCALL);
+
+    ghcb->exit_info_1 = reply.info_1;
+    ghcb->exit_info_2 = reply.info_2;
+    memcpy(ghcb->buffer, &reply.psc, sizeof(reply.psc));
+    pcall->status = reply.status == CPC_P_PENDING ? CPC_P_OK : reply.status;
+    memcpy(machine->shm + CPC_SHM_BOUNCE, reply.bounce, sizeof(reply.bounce));
+}
+
+/* An insert, a conversion and a freeze with a GHCB that comes back as anything:
+   each is done, or has failed with a code. */
+static void take_reply(const uint8_t *data, size_t size)
+{
+    static uint8_t page[CPC_PAGE_SIZE], kinds[64];
+    uint32_t entry = 0;
+    struct cpc_region_table table;
+
+    host_machine = confidential;
+    host_hvcpu = 0;
+    *host_hints(confidential) = true_hints;
+    snp_state()->mapped = 0;
+    CHECK_IS(snp_regions(&table), CPC_S_OK);
+    host_rmp_set(confidential, 10, false, false);
+    memset(&reply, 0, sizeof(reply));
+    memcpy(&reply, data, size < sizeof(reply) ? size : sizeof(reply));
+    confidential->snp->spoil = spoil;
+    memset(page, (int)size, sizeof(page));
+    const struct rmp_entry *e = &confidential->snp->rmp[10];
+    if (platform()->insert(&table.region[0], 10, 1, &entry, CPC_KIND_PRIVATE, page) ==
+        CPC_P_OK) {
+        CHECK(e->private && e->validated);
+        CHECK(memcmp(confidential->region[0].memory + 10 * CPC_PAGE_SIZE, page,
+                     CPC_PAGE_SIZE) == 0);
+        entry = MEMORY_ENTRY(CPC_KIND_PRIVATE, 1);
+        platform()->clear(&table.region[0], 10, 1, &entry, CPC_KIND_ABSENT);
+        CHECK(!e->validated);
+    }
+    if (platform()->kinds(&table.region[0], 0, 64, kinds) == CPC_P_OK) {
+        for (uint32_t i = 0; i < 64; i++) {
+            CHECK(kinds[i] <= CPC_KIND_SHARED);
+        }
+    }
+    confidential->snp->keeps_running = true;
+    platform()->freeze();
+    platform()->release();
+    confidential->snp->spoil = NULL;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (destination == NULL) {
@@ -200,6 +299,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         break;
     case FUZZ_TOKEN:
         run_token(data + 1, size - 1);
+        break;
+    case FUZZ_HINTS:
+        judge_hints(data + 1, size - 1);
+        break;
+    case FUZZ_REPLY:
+        take_reply(data + 1, size - 1);
         break;
     default:
         any_call(data + 1, size - 1);
@@ -233,6 +338,14 @@ size_t fuzz_seed(uint32_t target, uint8_t *data, size_t room)
         memcpy(token.session, opened.session.id, sizeof(token.session));
         memcpy(data + 1, &token, sizeof(token));
         return 1 + sizeof(token);
+    case FUZZ_HINTS:
+        memcpy(data + 1, &true_hints, sizeof(true_hints));
+        return 1 + sizeof(true_hints);
+    case FUZZ_REPLY:
+        /* a page state change as it comes back when it is done */
+        memset(data + 1, 0, sizeof(struct reply));
+        data[1 + offsetof(struct reply, psc)] = 1;
+        return 1 + sizeof(struct reply);
     default:
         memset(data + 1, 0, 300);
         return 301;

@@ -11,6 +11,8 @@ enum fuzz_target {
     FUZZ_HELLO,
     FUZZ_TOKEN,
     FUZZ_CALL,
+    FUZZ_HINTS,
+    FUZZ_REPLY,
     FUZZ_TARGETS,
 };
 

@@ -5,6 +5,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "snp_machine.h"
+
 /* RAM of five blocks of 512 pages and a rest, video RAM, and a ROM. */
 const struct host_layout standard_layout = {
     .hvcpus = 2,
@@ -145,6 +147,11 @@ void make_wire(struct pair *pair, struct wire *wire)
         touch_page(pair->source, 0, page, page % 4 == 0 ? 0 : 31 * page);
     }
     finish_source(pair, 2, wire);
+}
+
+struct cpc_region_table *table_of(struct host_machine *machine)
+{
+    return machine->snp == NULL ? &machine->table : &host_hints(machine)->table;
 }
 
 bool same_memory(const struct pair *pair)

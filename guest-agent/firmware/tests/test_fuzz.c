@@ -113,9 +113,20 @@ static void any_call(void)
     fuzz(FUZZ_CALL, setting("CPC_FUZZ_RUNS", 1) * 3000);
 }
 
+static void hints(void)
+{
+    fuzz(FUZZ_HINTS, setting("CPC_FUZZ_RUNS", 1) * 3000);
+}
+
+static void reply(void)
+{
+    fuzz(FUZZ_REPLY, setting("CPC_FUZZ_RUNS", 1) * 500);
+}
+
 static const struct test tests[] = {
     { "ring", ring },     { "header", header },     { "hello", hello },
-    { "token", token },   { "any_call", any_call },
+    { "token", token },   { "any_call", any_call }, { "hints", hints },
+    { "reply", reply },
 };
 
 int main(int argc, char **argv)

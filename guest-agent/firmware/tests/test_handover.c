@@ -183,7 +183,9 @@ static void fault_in_the_release_can_be_run_again(void)
 static void a_vmsa_that_does_not_load_leads_back(void)
 {
     struct answer commit = to_committed();
-    pair.destination->fail[CPC_PCALL_VMSA_LOAD] = CPC_P_FAILED;
+    pair.destination->fail[pair.destination->snp == NULL ? CPC_PCALL_VMSA_LOAD
+                                                         : CPC_PCALL_GVCPU] =
+        CPC_P_FAILED;
     CHECK_IS(on_destination(CPC_OP_RUN, &commit).status, CPC_S_PLATFORM);
     CHECK_IS(query(pair.destination).phase, CPC_PHASE_FAILED);
     struct answer given_up = on_destination(CPC_OP_ABORT, NULL);

@@ -229,8 +229,10 @@ static void page_that_became_shared_is_erased_first(void)
     finish_source(&pair, 2, &wire);
     pair.destination->fail[CPC_PCALL_ERASE] = CPC_P_FAILED;
     struct answer answer = import_call(pair.destination, 0, 0, &wire);
-    CHECK_IS(answer.status, CPC_S_PLATFORM);
-    CHECK_IS(answer.result[0], CPC_PCALL_ERASE);
+    if (pair.destination->snp == NULL) {     /* else see test_snp.c */
+        CHECK_IS(answer.status, CPC_S_PLATFORM);
+        CHECK_IS(answer.result[0], CPC_PCALL_ERASE);
+    }
     wire_free(&wire);
     pair_free(&pair);
 }

@@ -133,7 +133,7 @@ HELLO(hello_wire, hello.wire++, CPC_S_PEER_WIRE, FAILED)
 HELLO(hello_pad, hello.pad[2] = 1, CPC_S_BAD_PAYLOAD, OPEN)
 HELLO(hello_role, hello.role = CPC_ROLE_DESTINATION, CPC_S_WRONG_ROLE, OPEN)
 HELLO(hello_role_wild, hello.role = 77, CPC_S_WRONG_ROLE, OPEN)
-HELLO(hello_platform, hello.platform = CPC_PLATFORM_SEV_SNP, CPC_S_PEER_PLATFORM, FAILED)
+HELLO(hello_platform, hello.platform ^= CPC_PLATFORM_PLAIN ^ CPC_PLATFORM_SEV_SNP, CPC_S_PEER_PLATFORM, FAILED)
 HELLO(hello_gvcpus, hello.gvcpus++, CPC_S_PEER_GVCPUS, FAILED)
 HELLO(hello_suites, hello.suites = 0, CPC_S_NO_SUITE, FAILED)
 HELLO(hello_region_count, hello.regions = 33, CPC_S_BAD_PAYLOAD, OPEN)
@@ -380,7 +380,7 @@ static void memory_map_changes(void)
 
     pair = pair_new(NULL, NULL);
     pair_open(&pair, ALL);
-    pair.source->table.generation++;
+    table_of(pair.source)->generation++;
     CHECK_IS(send_round(pair.source, 0, 1, 1, CPC_SEND_FULL, &wire).status,
              CPC_S_PEER_REGIONS);
     wire_free(&wire);
@@ -390,8 +390,8 @@ static void memory_map_changes(void)
 static void memory_map_makes_no_sense(void)
 {
     pair = pair_new(NULL, NULL);
-    struct cpc_region_table good = pair.source->table;
-    struct cpc_region_table *table = &pair.source->table;
+    struct cpc_region_table *table = table_of(pair.source);
+    struct cpc_region_table good = *table;
 
     table->region[1].first_page = 0;
     CHECK_IS(open_as(pair.source, 1, ALL).status, CPC_S_BOOT_INFO);

@@ -6,10 +6,12 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <ucontext.h>
 
 #include "machine.h"
+#include "snp_machine.h"
 
 static _Thread_local sigjmp_buf *guard;
 static _Thread_local struct arch_fault guard_fault;
@@ -91,11 +93,6 @@ const struct cpc_boot_info *arch_boot_info(void)
     return &host_machine->boot;
 }
 
-const struct cpc_region_table *arch_region_table(void)
-{
-    return &host_machine->table;
-}
-
 static uint64_t vector_of(int signal)
 {
     switch (signal) {
@@ -119,9 +116,14 @@ static void on_fault(int signal, siginfo_t *info, void *context)
         sigaction(signal, &plain, NULL);
         return;              /* comes again, without a handler */
     }
-    guard_fault.vector = vector_of(signal);
-    guard_fault.ip = (uint64_t)registers->uc_mcontext.gregs[REG_RIP];
-    guard_fault.address = (uint64_t)(uintptr_t)info->si_addr;
+    guard_fault = (struct arch_fault){
+        .vector = vector_of(signal),
+        .ip = (uint64_t)registers->uc_mcontext.gregs[REG_RIP],
+        .address = (uint64_t)(uintptr_t)info->si_addr,
+    };
+    if (host_machine != NULL) {
+        host_snp_fault(host_machine, &guard_fault);
+    }
     siglongjmp(*guard, 1);
 }
 
@@ -138,17 +140,27 @@ uint32_t arch_guard(uint32_t (*function)(void *), void *argument,
                     struct arch_fault *fault)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
+    sigjmp_buf *outer = guard;
     sigjmp_buf here;
     uint32_t status;
 
     pthread_once(&once, install);
     if (sigsetjmp(here, 1) != 0) {
-        guard = NULL;
+        guard = outer;
         *fault = guard_fault;
         return CPC_S_FAULT;
     }
     guard = &here;
     status = function(argument);
-    guard = NULL;
+    guard = outer;
     return status;
+}
+
+void arch_raise(const struct arch_fault *fault)
+{
+    if (guard == NULL) {
+        abort();
+    }
+    guard_fault = *fault;
+    siglongjmp(*guard, 1);
 }

@@ -9,9 +9,13 @@
 
 #include "arch.h"
 #include "firmware.h"
+#include "platform.h"
+#include "runtime.h"
+#include "snp_machine.h"
 
 _Thread_local struct host_machine *host_machine;
 _Thread_local uint32_t host_hvcpu;
+bool host_all_snp;
 
 static void must(bool ok, const char *what)
 {
@@ -122,6 +126,9 @@ struct host_machine *host_machine_new(const struct host_layout *layout)
         machine->gvcpu_present[i] = true;
         memset(machine->gvcpu[i], (int)(i + 1), HOST_VMSA_BYTES);
     }
+    if (layout->snp || host_all_snp) {
+        host_snp_new(machine, layout->incoming);
+    }
     return machine;
 }
 
@@ -136,7 +143,9 @@ static void *hvcpu_thread(void *argument)
     free(argument);
     host_machine = start.machine;
     host_hvcpu = start.hvcpu;
-    firmware_main();
+    if (platform()->join()) {
+        firmware_main();
+    }
     return NULL;
 }
 
@@ -153,7 +162,21 @@ void host_hvcpu_add(struct host_machine *machine, uint32_t hvcpu)
 void host_machine_start(struct host_machine *machine)
 {
     host_machine = machine;
-    machine->init_status = firmware_init();
+    host_hvcpu = 0;
+    machine->init_status = platform()->join() ? platform()->init() : CPC_S_HARDWARE;
+    uint32_t status = firmware_init();
+    if (machine->init_status == CPC_S_OK) {
+        machine->init_status = status;
+    }
+    if (machine->init_status == CPC_S_OK) {
+        machine->init_status = platform()->begin();
+    }
+    if (runtime_get() != NULL && machine->init_status != CPC_S_OK) {
+        runtime_get()->init_status = machine->init_status;
+    }
+    if (machine->snp != NULL) {
+        host_snp_started(machine);
+    }
     host_machine = NULL;
     for (uint32_t i = 0; i < machine->boot.hvcpu_max; i++) {
         host_hvcpu_add(machine, i);
@@ -168,8 +191,7 @@ void host_wake(struct host_machine *machine, uint32_t hvcpu)
     pthread_mutex_unlock(&machine->lock);
 }
 
-/* arch_park, here because it needs the thread's own record. */
-void arch_park(void)
+void host_park(void)
 {
     struct host_hvcpu *self = &host_machine->hvcpu[host_hvcpu];
     bool stop;
@@ -218,6 +240,9 @@ void host_machine_free(struct host_machine *machine)
         munmap(region->memory, machine->table.region[i].pages * CPC_PAGE_SIZE);
         close(region->fd);
         free(region->shared);
+    }
+    if (machine->snp != NULL) {
+        host_snp_free(machine);
     }
     munmap(machine->shm, machine->boot.shm_size);
     close(machine->shm_fd);

@@ -29,9 +29,12 @@ struct host_region {
     uint8_t *shared;         /* one byte a page: kind is SHARED, not PRIVATE */
 };
 
+struct snp_machine;
+
 struct host_machine {
     struct cpc_boot_info boot;
     struct cpc_region_table table;
+    struct snp_machine *snp;             /* NULL: the plain platform */
 
     uint8_t *trusted;
     int shm_fd;
@@ -73,6 +76,7 @@ struct host_layout {
     uint32_t gvcpus;
     uint32_t gvcpu_max;
     bool incoming;
+    bool snp;
     uint64_t ring_size;
     uint32_t regions;
     struct {
@@ -82,12 +86,16 @@ struct host_layout {
     } region[CPC_REGION_LIMIT];
 };
 
+/* Every machine is one of SEV-SNP, whatever its layout says. */
+extern bool host_all_snp;
 /* Aborts the process when the kernel refuses memory: only tests run here. */
 struct host_machine *host_machine_new(const struct host_layout *layout);
 /* Runs firmware_init, then one thread for every hvCPU. */
 void host_machine_start(struct host_machine *machine);
 void host_machine_free(struct host_machine *machine);
 
+/* What parking is, on any platform: sleep until host_wake(). */
+void host_park(void);
 /* Wake a parked hvCPU; no wake is lost. */
 void host_wake(struct host_machine *machine, uint32_t hvcpu);
 /* What the platform does when an hvCPU is removed while parked in a call, and

@@ -24,10 +24,23 @@
 
 static bool has_aes, has_vaes, has_rdseed, has_rdrand;
 
-void cpu_detect(void)
+/* CPUID would be an exception, and its answer the host's. */
+static void detect_measured(uint32_t features)
+{
+    has_aes = (features & CPC_CPU_AES) != 0;
+    has_vaes = has_aes && (features & CPC_CPU_VAES) != 0;
+    has_rdseed = (features & CPC_CPU_RDSEED) != 0;
+    has_rdrand = (features & CPC_CPU_RDRAND) != 0;
+}
+
+void cpu_detect(const struct cpc_boot_info *boot)
 {
     uint32_t eax, ebx = 0, ecx = 0, edx, ebx7 = 0, ecx7 = 0;
 
+    if (boot->platform == CPC_PLATFORM_SEV_SNP) {
+        detect_measured(boot->cpu_features);
+        return;
+    }
     __get_cpuid(1, &eax, &ebx, &ecx, &edx);
     __get_cpuid_count(7, 0, &eax, &ebx7, &ecx7, &edx);
     /* The entry code set OSXSAVE, and enabled AVX, only where both exist. */

@@ -8,9 +8,15 @@
 #include "version.h"
 
 #define CPC_IMAGE_MAGIC   0x57464350
-#define CPC_ABI_VERSION   2
+#define CPC_ABI_VERSION   3
 #define CPC_HVCPU_LIMIT   16
 #define MMIO_PARK         0x0000003000000000
+#define CPC_ENTRY_GVCPU   0x100
+#define BOOT_PLATFORM     8          /* in struct cpc_boot_info */
+#define PLATFORM_SEV_SNP  2
+
+#define MSR_GHCB          0xc0010130
+#define AP_RESET_HOLD     0x006
 
 #define MSR_EFER          0xc0000080
 #define EFER_NXE          (1 << 11)
@@ -56,6 +62,8 @@ boot_pdpt:
 entry:
     cli
     cld
+    cmp $CPC_ENTRY_GVCPU, %rdi
+    jae hold
     cmp $CPC_HVCPU_LIMIT, %rdi
     jae nowhere
     /* Own stack, before anything that could need one. */
@@ -65,6 +73,8 @@ entry:
     xor %ebp, %ebp
     mov %rdi, %r12
     mov %rsi, %r13
+    cmpl $PLATFORM_SEV_SNP, BOOT_PLATFORM(%rsi)
+    je 1f                    /* all set, and CPUID would be an exception */
 
     mov $MSR_EFER, %ecx
     rdmsr
@@ -107,6 +117,18 @@ nowhere:
     movq $0, (%rax)
     pause
     jmp 2b
+
+/* SEV-SNP: a gvCPU in its launch save area, which nobody can read or change.
+   AP reset hold, until an hvCPU has created it anew from another one. It
+   touches no memory: there is no stack here. */
+hold:
+    mov $MSR_GHCB, %ecx
+    mov $AP_RESET_HOLD, %eax
+    xor %edx, %edx
+    wrmsr
+    rep
+    vmmcall                  /* VMGEXIT */
+    jmp hold
 
 /* void arch_load_tables(uint64_t cr3, const void *gdtr, const void *idtr) */
     .text

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Sizes that the entry code, the linker script and the C files share, and the
- * virtual addresses that differ from the physical ones. Trusted memory, the
- * head of the ring file, the MMIO page and the window are mapped where they
- * are; only the data rings are not.
+ * virtual addresses that cpc_abi.h does not have: of the data rings, and on
+ * SEV-SNP of guest memory seen as shared.
  */
 #ifndef CPC_X86_LAYOUT_H
 #define CPC_X86_LAYOUT_H
@@ -35,5 +34,8 @@
 #define RING_VIRTUAL        0x0000700000000000
 #define RING_STRIDE         0x10000000
 #define RING_SKEW           0x00a00000
+
+/* SEV-SNP: flat page p without the C-bit; at CPC_WINDOW_BASE it is with. */
+#define SHARED_WINDOW       0x0000400000000000
 
 #endif

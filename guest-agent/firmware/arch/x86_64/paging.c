@@ -20,7 +20,7 @@
 #define SIZE_4K     (1ull << 12)
 #define SIZE_2M     (1ull << 21)
 #define SIZE_1G     (1ull << 30)
-#define TABLES      192u
+#define TABLES      256u
 #define VIRTUAL_END (1ull << 47)
 
 /* From the linker script, all page aligned. */
@@ -28,6 +28,25 @@ extern const uint8_t image_start[], text_start[], text_end[], rodata_end[], imag
 
 static uint64_t tables[TABLES][512] __attribute__((aligned(4096)));
 static uint32_t tables_used;
+
+/* Physical addresses: on the plain platform those of cpc_abi.h. */
+static struct {
+    uint64_t trusted;
+    uint64_t shm;
+    uint64_t c_bit;          /* in entries of what is private; 0 on plain */
+} place;
+
+/* Of something in trusted memory. */
+static uint64_t physical_of(const void *trusted)
+{
+    return (uint64_t)(uintptr_t)trusted - CPC_TRUSTED_BASE + place.trusted;
+}
+
+static uint64_t *table_at(uint64_t entry)
+{
+    return (uint64_t *)(uintptr_t)((entry & ADDRESS & ~place.c_bit) - place.trusted +
+                                   CPC_TRUSTED_BASE);
+}
 
 static uint64_t *new_table(void)
 {
@@ -49,12 +68,44 @@ static uint64_t *descend(uint64_t *entry)
         if (table == NULL) {
             return NULL;
         }
-        *entry = (uint64_t)(uintptr_t)table | PRESENT | WRITE;
+        *entry = physical_of(table) | place.c_bit | PRESENT | WRITE;
     }
-    return (uint64_t *)(uintptr_t)(*entry & ADDRESS);
+    return table_at(*entry);
 }
 
-/* Everything is page aligned; uses the largest pages that fit. */
+/*
+ * The entry for one address, and the size of the page it maps: the largest that
+ * fits, or what is there already. What is mapped twice is mapped alike, so an
+ * entry in the way says what the new one would.
+ */
+static uint64_t *find_entry(uint64_t virtual, uint64_t physical, uint64_t size,
+                            uint64_t *step)
+{
+    static const uint64_t sizes[] = { SIZE_1G, SIZE_2M };
+    uint64_t both = virtual | physical;
+    uint64_t *entry = descend(&tables[0][virtual >> 39 & 511]);
+    uint32_t shift = 30;
+
+    for (uint32_t level = 0; level < 2; level++, shift -= 9) {
+        if (entry == NULL) {
+            return NULL;
+        }
+        entry += virtual >> shift & 511;
+        *step = sizes[level];
+        if ((*entry & (PRESENT | LARGE)) == (PRESENT | LARGE)) {
+            *step -= virtual & (*step - 1);      /* to the end of that page */
+            return entry;
+        }
+        if ((*entry & PRESENT) == 0 && size >= *step && (both & (*step - 1)) == 0) {
+            return entry;
+        }
+        entry = descend(entry);
+    }
+    *step = SIZE_4K;
+    return entry == NULL ? NULL : entry + (virtual >> 12 & 511);
+}
+
+/* Everything is page aligned. */
 static bool map(uint64_t virtual, uint64_t physical, uint64_t size, uint64_t flags)
 {
     if (((virtual | physical | size) & (SIZE_4K - 1)) != 0 || virtual >= VIRTUAL_END ||
@@ -62,33 +113,16 @@ static bool map(uint64_t virtual, uint64_t physical, uint64_t size, uint64_t fla
         return false;
     }
     while (size > 0) {
-        uint64_t both = virtual | physical;
-        uint64_t step = SIZE_4K;
-        uint64_t *entry = descend(&tables[0][virtual >> 39 & 511]);
+        uint64_t step;
+        uint64_t *entry = find_entry(virtual, physical, size, &step);
 
         if (entry == NULL) {
             return false;
         }
-        entry += virtual >> 30 & 511;
-        if (size >= SIZE_1G && (both & (SIZE_1G - 1)) == 0) {
-            step = SIZE_1G;
-        } else {
-            entry = descend(entry);
-            if (entry == NULL) {
-                return false;
-            }
-            entry += virtual >> 21 & 511;
-            if (size >= SIZE_2M && (both & (SIZE_2M - 1)) == 0) {
-                step = SIZE_2M;
-            } else {
-                entry = descend(entry);
-                if (entry == NULL) {
-                    return false;
-                }
-                entry += virtual >> 12 & 511;
-            }
+        if ((*entry & PRESENT) == 0) {
+            *entry = physical | PRESENT | flags | (step == SIZE_4K ? 0 : LARGE);
         }
-        *entry = physical | PRESENT | flags | (step == SIZE_4K ? 0 : LARGE);
+        step = step < size ? step : size;
         virtual += step;
         physical += step;
         size -= step;
@@ -96,11 +130,12 @@ static bool map(uint64_t virtual, uint64_t physical, uint64_t size, uint64_t fla
     return true;
 }
 
-static bool identity(const void *start, const void *end, uint64_t flags)
+/* A part of trusted memory. */
+static bool own(const void *start, const void *end, uint64_t flags)
 {
-    uint64_t from = (uint64_t)(uintptr_t)start;
-
-    return map(from, from, (uint64_t)(uintptr_t)end - from, flags);
+    return map((uint64_t)(uintptr_t)start, physical_of(start),
+               (uint64_t)((const uint8_t *)end - (const uint8_t *)start),
+               flags | place.c_bit);
 }
 
 /* Firmware data and the stacks, without the guards below each stack. */
@@ -108,19 +143,19 @@ static bool map_data(void)
 {
     const uint8_t *block = &stacks[0][0];
 
-    if (!identity(rodata_end, block, RW)) {
+    if (!own(rodata_end, block, RW)) {
         return false;
     }
     for (uint32_t i = 0; i < CPC_HVCPU_LIMIT; i++, block += STACK_BLOCK) {
         const uint8_t *trap = block + GUARD_SIZE;
         const uint8_t *stack = block + TRAP_STACK_TOP + GUARD_SIZE;
 
-        if (!identity(trap, trap + TRAP_STACK_SIZE, RW) ||
-            !identity(stack, stack + STACK_SIZE, RW)) {
+        if (!own(trap, trap + TRAP_STACK_SIZE, RW) ||
+            !own(stack, stack + STACK_SIZE, RW)) {
             return false;
         }
     }
-    return identity(block, image_end, RW);
+    return own(block, image_end, RW);
 }
 
 static bool map_rings(const struct cpc_boot_info *boot)
@@ -129,14 +164,14 @@ static bool map_rings(const struct cpc_boot_info *boot)
 
     for (uint32_t i = 0; i < boot->hvcpu_max; i++) {
         uint64_t virtual = RING_VIRTUAL + (uint64_t)i * RING_STRIDE + RING_SKEW;
-        uint64_t physical = CPC_SHM_BASE + data + i * boot->ring_size;
+        uint64_t physical = place.shm + data + i * boot->ring_size;
 
         if (!map(virtual, physical, boot->ring_size, RW) ||
             !map(virtual + boot->ring_size, physical, boot->ring_size, RW)) {
             return false;
         }
     }
-    return map(CPC_SHM_BASE, CPC_SHM_BASE, data, RW);
+    return map(CPC_SHM_BASE, place.shm, data, RW);
 }
 
 /* The platform is trusted, but a mistake in its numbers must end here. */
@@ -153,26 +188,61 @@ static bool plausible(const struct cpc_boot_info *boot)
            boot->shm_size <= CPC_MMIO_BASE - CPC_SHM_BASE &&
            boot->trusted_size >= image &&
            boot->trusted_size <= CPC_SHM_BASE - CPC_TRUSTED_BASE &&
-           boot->max_pages <= (RING_VIRTUAL - CPC_WINDOW_BASE) / CPC_PAGE_SIZE;
+           boot->max_pages <= (SHARED_WINDOW - CPC_WINDOW_BASE) / CPC_PAGE_SIZE;
+}
+
+static bool plausible_snp(const struct cpc_boot_info *boot)
+{
+    return boot->c_bit >= 1ull << 32 && (boot->c_bit & (boot->c_bit - 1)) == 0 &&
+           (boot->c_bit & ADDRESS) != 0 &&
+           boot->trusted_gpa < boot->c_bit && boot->shm_gpa < boot->c_bit &&
+           boot->trusted_size <= boot->c_bit - boot->trusted_gpa &&
+           boot->shm_size <= boot->c_bit - boot->shm_gpa;
+}
+
+/* The window of the plain platform is guest RAM in flat numbering; on SEV-SNP
+   arch_map() makes one of the extents that the host names. */
+static bool map_platform(const struct cpc_boot_info *boot)
+{
+    uint64_t window = (boot->max_pages * CPC_PAGE_SIZE + SIZE_1G - 1) & ~(SIZE_1G - 1);
+
+    return boot->platform == CPC_PLATFORM_SEV_SNP ||
+           (map(CPC_MMIO_BASE, CPC_MMIO_BASE, SIZE_4K, RW | NO_CACHE) &&
+            map(CPC_WINDOW_BASE, CPC_WINDOW_BASE, window, RW));
 }
 
 uint64_t paging_init(const struct cpc_boot_info *boot)
 {
-    uint64_t data_end = (uint64_t)(uintptr_t)image_end;
-    uint64_t trusted_end = CPC_TRUSTED_BASE + (boot->trusted_size & ~(SIZE_4K - 1));
-    uint64_t window = (boot->max_pages * CPC_PAGE_SIZE + SIZE_1G - 1) & ~(SIZE_1G - 1);
+    const uint8_t *trusted = (const uint8_t *)CPC_TRUSTED_BASE;
+    bool snp = boot->platform == CPC_PLATFORM_SEV_SNP;
 
     tables_used = 0;
-    if (!plausible(boot) || new_table() == NULL ||
-        !identity(image_start, text_start, RO) ||
-        !identity(text_start, text_end, RX) ||
-        !identity(text_end, rodata_end, RO) ||
+    place.trusted = snp ? boot->trusted_gpa : CPC_TRUSTED_BASE;
+    place.shm = snp ? boot->shm_gpa : CPC_SHM_BASE;
+    place.c_bit = snp ? boot->c_bit : 0;
+    if (!plausible(boot) || (snp && !plausible_snp(boot)) || new_table() == NULL ||
+        !own(image_start, text_start, RO) ||
+        !own(text_start, text_end, RX) ||
+        !own(text_end, rodata_end, RO) ||
         !map_data() ||
-        !map(data_end, data_end, trusted_end - data_end, RW) ||
+        !own(image_end, trusted + (boot->trusted_size & ~(SIZE_4K - 1)), RW) ||
         !map_rings(boot) ||
-        !map(CPC_MMIO_BASE, CPC_MMIO_BASE, SIZE_4K, RW | NO_CACHE) ||
-        !map(CPC_WINDOW_BASE, CPC_WINDOW_BASE, window, RW)) {
+        !map_platform(boot)) {
         return 0;
     }
-    return (uint64_t)(uintptr_t)tables;
+    return physical_of(tables) | place.c_bit;
+}
+
+uint8_t *arch_window(bool private)
+{
+    return (uint8_t *)(private ? CPC_WINDOW_BASE : SHARED_WINDOW);
+}
+
+bool arch_map(uint64_t gpa, uint64_t first, uint64_t pages)
+{
+    uint64_t offset = first * CPC_PAGE_SIZE;
+    uint64_t size = pages * CPC_PAGE_SIZE;
+
+    return map(CPC_WINDOW_BASE + offset, gpa, size, RW | place.c_bit) &&
+           map(SHARED_WINDOW + offset, gpa, size, RW);
 }

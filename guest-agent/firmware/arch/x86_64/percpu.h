@@ -51,11 +51,11 @@ void arch_die(void) __attribute__((noreturn));
 void traps_init(void);
 void traps_load(struct percpu *self, uint64_t cr3);
 
-/* paging.c: builds the final tables, once. Their address, or 0 when the
+/* paging.c: builds the final tables, once. What CR3 becomes, or 0 when the
    machine is larger than they can describe or boot_info makes no sense. */
 uint64_t paging_init(const struct cpc_boot_info *boot);
 
 /* cpu.c */
-void cpu_detect(void);
+void cpu_detect(const struct cpc_boot_info *boot);
 
 #endif

@@ -7,6 +7,8 @@
 #include "percpu.h"
 
 #include "firmware.h"
+#include "platform.h"
+#include "runtime.h"
 
 #define WAITING  0u     /* nobody has started yet */
 #define READY    1u
@@ -20,11 +22,6 @@ static uint64_t final_tables;
 static uint32_t progress;
 
 void arch_start(uint64_t number, const struct cpc_boot_info *boot);
-
-void arch_park(void)
-{
-    *(volatile uint64_t *)(CPC_MMIO_BASE + CPC_MMIO_PARK) = 0;
-}
 
 /* True for the one hvCPU that has to prepare the machine: the first, and again
    the same one if it died of it and was added again. */
@@ -45,6 +42,22 @@ static bool must_prepare(uint32_t number)
     }
 }
 
+/* A failure of any of these is remembered and answers every call. */
+static void start_machine(void)
+{
+    uint32_t status = platform()->init();
+    struct runtime *runtime;
+
+    firmware_init();
+    if (status == CPC_S_OK) {
+        status = platform()->begin();
+    }
+    runtime = runtime_get();
+    if (status != CPC_S_OK && runtime != NULL && runtime->init_status == CPC_S_OK) {
+        runtime->init_status = status;
+    }
+}
+
 void arch_start(uint64_t number, const struct cpc_boot_info *boot)
 {
     struct percpu *self = &percpu[number];
@@ -57,7 +70,7 @@ void arch_start(uint64_t number, const struct cpc_boot_info *boot)
     prepare = must_prepare(self->number);
     if (prepare) {
         boot_info = boot;
-        cpu_detect();
+        cpu_detect(boot);
         traps_init();
         final_tables = paging_init(boot);
     }
@@ -67,9 +80,12 @@ void arch_start(uint64_t number, const struct cpc_boot_info *boot)
         arch_die();
     }
     traps_load(self, final_tables);
+    if (!platform()->join()) {
+        __atomic_store_n(&progress, READY, __ATOMIC_RELEASE);
+        arch_die();
+    }
     if (prepare) {
-        /* A failure is remembered and answers every call. */
-        firmware_init();
+        start_machine();
         __atomic_store_n(&progress, READY, __ATOMIC_RELEASE);
     }
     firmware_main();
@@ -84,11 +100,6 @@ uint32_t arch_hvcpu(void)
 const struct cpc_boot_info *arch_boot_info(void)
 {
     return boot_info;
-}
-
-const struct cpc_region_table *arch_region_table(void)
-{
-    return (const struct cpc_region_table *)(uintptr_t)boot_info->region_table;
 }
 
 uint64_t arch_trusted_base(void)

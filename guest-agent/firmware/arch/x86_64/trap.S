@@ -63,6 +63,7 @@ trap_common:
     mov (%rsp), %rdi         /* vector */
     mov 16(%rsp), %rsi       /* instruction */
     mov %cr2, %rdx           /* address, of a page fault */
+    mov 8(%rsp), %rcx        /* error code */
     and $~15, %rsp
     call arch_trap           /* does not return */
 

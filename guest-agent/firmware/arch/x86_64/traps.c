@@ -37,7 +37,7 @@ struct table_register {
 } __attribute__((packed));
 
 extern const uint8_t trap_vectors[];
-void arch_trap(uint64_t vector, uint64_t ip, uint64_t address)
+void arch_trap(uint64_t vector, uint64_t ip, uint64_t address, uint64_t code)
     __attribute__((noreturn));
 
 static struct gate idt[VECTORS] __attribute__((aligned(16)));
@@ -79,7 +79,7 @@ void traps_load(struct percpu *self, uint64_t cr3)
                      "d"((uint32_t)(base >> 32)) : "memory");
 }
 
-void arch_trap(uint64_t vector, uint64_t ip, uint64_t address)
+void arch_trap(uint64_t vector, uint64_t ip, uint64_t address, uint64_t code)
 {
     struct percpu *self = percpu_self();
 
@@ -87,12 +87,13 @@ void arch_trap(uint64_t vector, uint64_t ip, uint64_t address)
         self->fault.vector = vector;
         self->fault.ip = ip;
         self->fault.address = vector == PAGE_FAULT ? address : 0;
+        self->fault.code = code;
         guard_unwind();
     }
     /* A fault while reporting a fault: say nothing more. */
     if (!self->fatal) {
         self->fatal = true;
-        platform_fault(vector, ip, vector == PAGE_FAULT ? address : 0);
+        platform()->fault(vector, ip, vector == PAGE_FAULT ? address : 0);
     }
     arch_die();
 }
@@ -106,4 +107,15 @@ uint32_t arch_guard(uint32_t (*function)(void *), void *argument,
         *fault = percpu_self()->fault;
     }
     return result;
+}
+
+void arch_raise(const struct arch_fault *fault)
+{
+    struct percpu *self = percpu_self();
+
+    if (self->guard_sp == 0) {
+        arch_trap(fault->vector, fault->ip, fault->address, fault->code);
+    }
+    self->fault = *fault;
+    guard_unwind();
 }

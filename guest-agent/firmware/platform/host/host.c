@@ -4,7 +4,7 @@
  * absence comes from the holes of the memory files, freeze and release are
  * refused in the wrong state. A test can make any call fail or fault.
  */
-#include "platform.h"
+#include "direct.h"
 
 #include <fcntl.h>
 #include <stdlib.h>
@@ -29,9 +29,11 @@ static bool inside(uint32_t region, uint64_t first, uint64_t pages)
            pages <= r->pages - first;
 }
 
-uint32_t platform_kinds(uint32_t region, uint64_t first, uint32_t pages,
-                        uint8_t *kinds)
+static uint32_t kinds_of(const struct cpc_region *of, uint64_t first, uint32_t pages,
+                         uint8_t *kinds)
 {
+    uint32_t region = of->id;
+
     if (broken(CPC_PCALL_KINDS) != CPC_P_OK) {
         return broken(CPC_PCALL_KINDS);
     }
@@ -60,7 +62,7 @@ uint32_t platform_kinds(uint32_t region, uint64_t first, uint32_t pages,
     return CPC_P_OK;
 }
 
-uint32_t platform_erase(uint32_t region, uint64_t first, uint64_t pages)
+uint32_t direct_erase(uint32_t region, uint64_t first, uint64_t pages)
 {
     if (broken(CPC_PCALL_ERASE) != CPC_P_OK) {
         return broken(CPC_PCALL_ERASE);
@@ -91,13 +93,13 @@ static uint32_t copy(uint32_t pcall, uint32_t region, uint64_t first, uint32_t p
     return CPC_P_OK;
 }
 
-uint32_t platform_copy_out(uint32_t region, uint64_t first, uint32_t pages, void *to)
+uint32_t direct_copy_out(uint32_t region, uint64_t first, uint32_t pages, void *to)
 {
     return copy(CPC_PCALL_COPY_OUT, region, first, pages, to, NULL);
 }
 
-uint32_t platform_copy_in(uint32_t region, uint64_t first, uint32_t pages,
-                          const void *from)
+uint32_t direct_copy_in(uint32_t region, uint64_t first, uint32_t pages,
+                        const void *from)
 {
     return copy(CPC_PCALL_COPY_IN, region, first, pages, NULL, from);
 }
@@ -120,19 +122,14 @@ static uint32_t set_frozen(uint32_t pcall, bool frozen)
     return status;
 }
 
-uint32_t platform_freeze(void)
+static uint32_t freeze(void)
 {
     return set_frozen(CPC_PCALL_FREEZE, true);
 }
 
-uint32_t platform_release(void)
+static uint32_t release(void)
 {
     return set_frozen(CPC_PCALL_RELEASE, false);
-}
-
-uint8_t *platform_vmsa(uint32_t gvcpu)
-{
-    return host_machine->vmsa + (uint64_t)gvcpu * CPC_VMSA_STRIDE;
 }
 
 static uint32_t check_gvcpu(uint32_t gvcpu)
@@ -143,7 +140,7 @@ static uint32_t check_gvcpu(uint32_t gvcpu)
     return host_machine->frozen ? CPC_P_OK : CPC_P_BAD_STATE;
 }
 
-uint32_t platform_vmsa_save(uint32_t gvcpu, uint32_t *bytes)
+static uint32_t vmsa_save(uint32_t gvcpu, uint32_t *bytes)
 {
     uint32_t status = check_gvcpu(gvcpu);
 
@@ -157,7 +154,7 @@ uint32_t platform_vmsa_save(uint32_t gvcpu, uint32_t *bytes)
     return status;
 }
 
-uint32_t platform_vmsa_load(uint32_t gvcpu, uint32_t bytes)
+static uint32_t vmsa_load(uint32_t gvcpu, uint32_t bytes)
 {
     uint32_t status = check_gvcpu(gvcpu);
 
@@ -173,7 +170,7 @@ uint32_t platform_vmsa_load(uint32_t gvcpu, uint32_t bytes)
     return status;
 }
 
-uint32_t platform_device_digest(uint8_t digest[32])
+static uint32_t device_digest(uint8_t digest[32])
 {
     if (broken(CPC_PCALL_DEVICE_DIGEST) != CPC_P_OK) {
         return broken(CPC_PCALL_DEVICE_DIGEST);
@@ -185,28 +182,82 @@ uint32_t platform_device_digest(uint8_t digest[32])
     return CPC_P_OK;
 }
 
-static uint32_t disks(uint32_t pcall, bool active)
+static uint32_t disks(uint32_t pcall)
 {
     if (broken(pcall) != CPC_P_OK) {
         return broken(pcall);
     }
-    return host_machine->disks_active == active ? CPC_P_OK : CPC_P_BAD_STATE;
+    return host_machine->disks_active == (pcall == CPC_PCALL_DISKS_ACTIVE)
+               ? CPC_P_OK
+               : CPC_P_BAD_STATE;
 }
 
-uint32_t platform_disks_active(void)
+static uint32_t gvcpu_present(uint32_t gvcpu)
 {
-    return disks(CPC_PCALL_DISKS_ACTIVE, true);
+    return check_gvcpu(gvcpu) == CPC_P_NOT_PRESENT ? CPC_P_NOT_PRESENT : CPC_P_OK;
 }
 
-uint32_t platform_disks_inactive(void)
-{
-    return disks(CPC_PCALL_DISKS_INACTIVE, false);
-}
-
-void platform_fault(uint64_t vector, uint64_t ip, uint64_t address)
+static void fault(uint64_t vector, uint64_t ip, uint64_t address)
 {
     (void)vector;
     (void)ip;
     (void)address;
     host_machine->faults++;
 }
+
+static bool join(void)
+{
+    return true;
+}
+
+static uint32_t nothing(void)
+{
+    return CPC_S_OK;
+}
+
+static bool incoming(void)
+{
+    return host_machine->boot.incoming != 0;
+}
+
+static uint32_t regions(struct cpc_region_table *table)
+{
+    *table = host_machine->table;
+    return CPC_S_OK;
+}
+
+static uint32_t generation(void)
+{
+    return host_machine->table.generation;
+}
+
+static bool binding(uint8_t digest[32])
+{
+    (void)digest;
+    return false;
+}
+
+const struct platform_ops platform_plain = {
+    .join = join,
+    .init = nothing,
+    .begin = nothing,
+    .park = host_park,
+    .incoming = incoming,
+    .regions = regions,
+    .generation = generation,
+    .binding = binding,
+    .kinds = kinds_of,
+    .look = direct_look,
+    .read = direct_read,
+    .erase = direct_erase_all,
+    .insert = direct_insert,
+    .clear = direct_clear,
+    .freeze = freeze,
+    .release = release,
+    .gvcpu = gvcpu_present,
+    .vmsa_save = vmsa_save,
+    .vmsa_load = vmsa_load,
+    .device_digest = device_digest,
+    .disks = disks,
+    .fault = fault,
+};

@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * gvCPUs: the first one's start, freezing them for good by taking the VMSA
+ * attribute from the page they run from, and creating them anew from save
+ * areas in trusted memory.
+ *
+ * Which page a gvCPU runs from is the host's word. What it can gain by a lie:
+ * see docs/abi.md, "What the host decides".
+ */
+#include "vmsa.h"
+
+#include "snp.h"
+
+static uint32_t rmpadjust(void *page, uint64_t attributes)
+{
+    uint32_t code = insn_rmpadjust(page, RMPADJUST_VMPL1 | attributes);
+
+    return code == 0 ? CPC_P_OK : PLATFORM_HARDWARE(PLATFORM_RMPADJUST, code);
+}
+
+/* Make a page of trusted memory a save area and let a gvCPU run from it. */
+static uint32_t create(uint32_t gvcpu, uint32_t apic_id)
+{
+    uint8_t *page = platform_vmsa(gvcpu);
+    uint32_t status = rmpadjust(page, RMPADJUST_VMSA);
+
+    return status == CPC_P_OK
+               ? ghcb_ap_create(apic_id, snp_gpa(page), VMSA_FEATURE_SNP)
+               : status;
+}
+
+/* What OVMF expects after a reset. */
+static void reset_state(struct vmsa *vmsa)
+{
+    const struct vmsa_segment data = { .attributes = 0x93, .limit = 0xffff };
+
+    memset(vmsa, 0, sizeof(*vmsa));
+    vmsa->es = vmsa->ss = vmsa->ds = vmsa->fs = vmsa->gs = data;
+    vmsa->cs = (struct vmsa_segment){ .selector = 0xf000, .attributes = 0x9b,
+                                      .limit = 0xffff, .base = 0xffff0000 };
+    vmsa->gdtr.limit = 0xffff;
+    vmsa->idtr.limit = 0xffff;
+    vmsa->ldtr = (struct vmsa_segment){ .attributes = 0x82, .limit = 0xffff };
+    vmsa->tr = (struct vmsa_segment){ .attributes = 0x8b, .limit = 0xffff };
+    vmsa->efer = VMSA_EFER_SVME;
+    vmsa->cr4 = 0x40;
+    vmsa->cr0 = 0x10;
+    vmsa->dr7 = 0x400;
+    vmsa->dr6 = 0xffff0ff0;
+    vmsa->rflags = 2;
+    vmsa->rip = 0xfff0;
+    vmsa->g_pat = 0x0007040600070406;
+    vmsa->rdx = 0x600;
+    vmsa->sev_features = VMSA_FEATURE_SNP;
+    vmsa->xcr0 = 1;
+    vmsa->mxcsr = 0x1f80;
+    vmsa->x87_fcw = 0x37f;
+}
+
+uint32_t snp_begin(void)
+{
+    struct snp *snp = snp_state();
+
+    if (snp->incoming || snp->begun) {
+        return CPC_S_OK;
+    }
+    snp->begun = true;       /* once, whatever comes of it */
+    reset_state((struct vmsa *)(void *)platform_vmsa(0));
+    return create(0, 0) == CPC_P_OK ? CPC_S_OK : CPC_S_HARDWARE;
+}
+
+static uint32_t ask(uint32_t gvcpu, struct cpc_gvcpu *answer)
+{
+    uint32_t status = snp_pcall(CPC_PCALL_GVCPU, gvcpu, 0, 0);
+
+    snp_bounce_get(answer, sizeof(*answer));
+    return status;
+}
+
+uint32_t snp_gvcpu_present(uint32_t gvcpu)
+{
+    struct cpc_gvcpu answer;
+
+    return ask(gvcpu, &answer);
+}
+
+static bool sane(const struct vmsa *vmsa)
+{
+    return (vmsa->efer & VMSA_EFER_SVME) != 0 && vmsa->vmpl == 0 &&
+           vmsa->sev_features == VMSA_FEATURE_SNP;
+}
+
+/* Where a page that the host names is: the gvCPU's own in trusted memory, or
+   one of the guest's. */
+static uint8_t *locate(uint32_t gvcpu, uint64_t gpa)
+{
+    const struct cpc_snp_extent *extent = snp_find_gpa(gpa);
+
+    if (gpa == snp_gpa(platform_vmsa(gvcpu))) {
+        return platform_vmsa(gvcpu);
+    }
+    if (extent == NULL || gpa % CPC_PAGE_SIZE != 0) {
+        return NULL;
+    }
+    return arch_window(true) + extent->first_page * CPC_PAGE_SIZE + (gpa - extent->gpa);
+}
+
+static bool named_before(const struct snp *snp, uint32_t gvcpu, const uint8_t *page)
+{
+    for (uint32_t i = 0; i < gvcpu; i++) {   /* <= CPC_GVCPU_LIMIT */
+        if (snp->gvcpu[i].state == SNP_GVCPU_FROZEN && snp->gvcpu[i].page == page) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static uint32_t take_attribute(void *argument)
+{
+    struct snp_gvcpu *gvcpu = argument;
+    uint32_t status = sane((const struct vmsa *)(const void *)gvcpu->page)
+                          ? rmpadjust(gvcpu->page, 0)
+                          : PLATFORM_AT(CPC_PCALL_GVCPU, CPC_P_BAD_ARGUMENT);
+
+    if (status == CPC_P_OK) {
+        gvcpu->state = SNP_GVCPU_FROZEN;
+    }
+    return status;
+}
+
+static uint32_t freeze_one(struct snp *snp, uint32_t number, const struct cpc_gvcpu *info)
+{
+    struct snp_gvcpu *gvcpu = &snp->gvcpu[number];
+    struct arch_fault fault;
+
+    if (info->vmsa_gpa == 0) {       /* nobody can get at a launch save area */
+        return PLATFORM_AT(CPC_PCALL_GVCPU, CPC_P_BAD_STATE);
+    }
+    gvcpu->page = locate(number, info->vmsa_gpa);
+    gvcpu->apic_id = info->apic_id;
+    if (gvcpu->page == NULL || named_before(snp, number, gvcpu->page)) {
+        return PLATFORM_AT(CPC_PCALL_GVCPU, CPC_P_BAD_ARGUMENT);
+    }
+    uint32_t status = arch_guard(take_attribute, gvcpu, &fault);
+    if (status != CPC_S_FAULT) {
+        return status;
+    }
+    if (!snp_not_validated(&fault)) {
+        arch_raise(&fault);
+    }
+    return PLATFORM_AT(CPC_PCALL_GVCPU, CPC_P_BAD_ARGUMENT);
+}
+
+uint32_t snp_freeze(void)
+{
+    struct snp *snp = snp_state();
+    uint32_t status = snp_pcall(CPC_PCALL_FREEZE, 0, 0, 0);
+
+    for (uint32_t i = 0; i < arch_boot_info()->gvcpu_max && status == CPC_P_OK; i++) {
+        struct cpc_gvcpu info;               /* i < CPC_GVCPU_LIMIT */
+
+        snp->gvcpu[i].state = SNP_GVCPU_OTHER;
+        uint32_t present = ask(i, &info);
+        if (present == CPC_P_OK) {
+            status = freeze_one(snp, i, &info);
+        } else if (present != CPC_P_NOT_PRESENT) {
+            status = PLATFORM_AT(CPC_PCALL_GVCPU, 0) | present;
+        }
+    }
+    return status;
+}
+
+uint32_t snp_release(void)
+{
+    struct snp *snp = snp_state();
+
+    for (uint32_t i = 0; i < arch_boot_info()->gvcpu_max; i++) {
+        struct snp_gvcpu *gvcpu = &snp->gvcpu[i];    /* i < CPC_GVCPU_LIMIT */
+        uint32_t status = CPC_P_OK;
+
+        if (gvcpu->state == SNP_GVCPU_FROZEN) {
+            status = rmpadjust(gvcpu->page, RMPADJUST_VMSA);
+        } else if (gvcpu->state == SNP_GVCPU_LOADED) {
+            status = create(i, gvcpu->apic_id);
+        }
+        if (status != CPC_P_OK) {
+            return status;
+        }
+        gvcpu->state = SNP_GVCPU_OTHER;
+    }
+    return snp_pcall(CPC_PCALL_RELEASE, 0, 0, 0);
+}
+
+uint32_t snp_vmsa_save(uint32_t gvcpu, uint32_t *bytes)
+{
+    const struct snp_gvcpu *from = &snp_state()->gvcpu[gvcpu];
+
+    if (from->state != SNP_GVCPU_FROZEN) {
+        return CPC_P_NOT_PRESENT;    /* all that were present are frozen */
+    }
+    if (from->page != platform_vmsa(gvcpu)) {
+        /* It may have been a save area before the guest chose another. */
+        uint32_t status = rmpadjust(platform_vmsa(gvcpu), 0);
+        if (status != CPC_P_OK) {
+            return status;
+        }
+        memcpy(platform_vmsa(gvcpu), from->page, sizeof(struct vmsa));
+    }
+    *bytes = sizeof(struct vmsa);
+    return CPC_P_OK;
+}
+
+uint32_t snp_vmsa_load(uint32_t gvcpu, uint32_t bytes)
+{
+    struct snp_gvcpu *to = &snp_state()->gvcpu[gvcpu];
+    struct cpc_gvcpu info;
+    uint32_t status = ask(gvcpu, &info);
+
+    if (status != CPC_P_OK) {
+        return PLATFORM_AT(CPC_PCALL_GVCPU, 0) | status;
+    }
+    if (bytes != sizeof(struct vmsa) ||
+        !sane((const struct vmsa *)(const void *)platform_vmsa(gvcpu))) {
+        return CPC_P_BAD_ARGUMENT;
+    }
+    to->apic_id = info.apic_id;
+    to->state = SNP_GVCPU_LOADED;
+    return CPC_P_OK;
+}

@@ -1,0 +1,619 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The SEV-SNP platform on the model of such a machine: what is validated when,
+ * and what a host gains by lying. (The tests of the protocol run on the model
+ * too: CPC_TEST_PLATFORM=sev-snp.)
+ */
+#include "driver.h"
+#include "platform.h"
+#include "snp_machine.h"
+#include "snp/vmsa.h"
+
+#define ALL 0x1eu
+
+static struct pair pair;
+static struct wire wire;
+
+static void begin(void)
+{
+    host_all_snp = true;
+    pair = pair_new(NULL, NULL);
+}
+
+static void end(void)
+{
+    wire_free(&wire);
+    pair_free(&pair);
+}
+
+static struct rmp_entry *rmp(struct host_machine *machine, uint32_t region, uint64_t page)
+{
+    return &machine->snp->rmp[machine->table.region[region].first_page + page];
+}
+
+static uint32_t version_of(struct host_machine *machine, uint64_t page)
+{
+    host_machine = machine;
+    return runtime_get()->versions[page];
+}
+
+/* The rest of a migration, from the round before the last. */
+static void finish(uint32_t round)
+{
+    finish_source(&pair, round, &wire);
+    CHECK_IS(import_call(pair.destination, 0, 0, &wire).status, CPC_S_OK);
+    load_devices(pair.destination, 0xd5);
+}
+
+static struct answer prepare_and_commit(void)
+{
+    struct answer token = call(pair.destination, CPC_OP_PREPARE, 0, 0, NULL, 0);
+    CHECK_IS(token.status, CPC_S_OK);
+    token = call(pair.source, CPC_OP_COMMIT, 0, 0, token.payload, token.size);
+    CHECK_IS(token.status, CPC_S_OK);
+    return token;
+}
+
+static void is_hardware(struct answer answer, uint32_t what, uint32_t code)
+{
+    CHECK_IS(answer.status, CPC_S_HARDWARE);
+    CHECK_IS(answer.result[0], what);
+    CHECK_IS(answer.result[1], code);
+}
+
+/* ---- start ---------------------------------------------------------------- */
+
+static void the_first_gvcpu_is_created_once(void)
+{
+    begin();
+    const struct vmsa *vmsa = (const void *)pair.source->vmsa;
+    CHECK_IS(pair.source->snp->created, 1);
+    CHECK_IS(pair.source->snp->ap_vmsa[0], host_trusted_gpa(pair.source, vmsa));
+    CHECK(vmsa->cs.base == 0xffff0000 && vmsa->rip == 0xfff0 && vmsa->cr0 == 0x10);
+    CHECK_IS(pair.destination->snp->created, 0);
+    host_machine = pair.source;
+    CHECK_IS(platform()->begin(), CPC_S_OK);
+    CHECK_IS(pair.source->snp->created, 1);
+    end();
+}
+
+static void start_with(uint32_t incoming, bool refuses_ap, bool refuses_join,
+                       uint32_t status)
+{
+    host_all_snp = true;
+    struct host_machine *machine = host_machine_new(&standard_layout);
+    host_hints(machine)->incoming = incoming;
+    machine->snp->refuses_ap = refuses_ap;
+    machine->snp->refuses_join = refuses_join;
+    host_machine_start(machine);
+    CHECK_IS(machine->init_status, status);
+    CHECK_IS(machine->snp->created, 0);
+    if (!refuses_join) {             /* else nobody takes a call */
+        CHECK_IS(call(machine, CPC_OP_PING, 0, 0, NULL, 0).status, status);
+    }
+    host_machine_free(machine);
+}
+
+static void a_start_that_fails_answers_every_call(void)
+{
+    start_with(1, false, false, CPC_S_OK);
+    start_with(2, false, false, CPC_S_BOOT_INFO);
+    start_with(0, true, false, CPC_S_HARDWARE);
+    start_with(0, false, true, CPC_S_HARDWARE);
+}
+
+/* ---- pages ---------------------------------------------------------------- */
+
+static void each_page_is_validated_once(void)
+{
+    begin();
+    fill_guest(pair.destination, 99);        /* what the launch left */
+    host_snp_follow(pair.destination, 0, 2600);
+    pair_open(&pair, ALL);
+    CHECK_IS(resident_pages(pair.destination, 0), 0);
+    make_wire(&pair, &wire);
+    CHECK_IS(import_call(pair.destination, 0, 0, &wire).status, CPC_S_OK);
+    CHECK(same_memory(&pair));
+    uint32_t private = 0;
+    for (uint32_t r = 0; r < 2; r++) {
+        for (uint64_t p = 0; p < pair.source->table.region[r].pages; p++) {
+            const struct rmp_entry *e = rmp(pair.destination, r, p);
+            CHECK_IS(e->private, rmp(pair.source, r, p)->private);
+            CHECK_IS(e->validated, e->private);
+            CHECK_IS(e->validations, e->private);
+            private += e->private;
+        }
+    }
+    CHECK(private > 500);
+    end();
+}
+
+static void conversions_across_rounds(void)
+{
+    struct host_region *region;
+
+    begin();
+    region = &pair.source->region[0];
+    for (uint64_t page = 700; page < 704; page++) {
+        touch_page(pair.source, 0, page, page);
+    }
+    region->shared[703] = 1;
+    pair_open(&pair, ALL);
+    CHECK_IS(send_round(pair.source, 0, 1, 1, CPC_SEND_FULL, &wire).status, CPC_S_OK);
+    region->shared[700] = region->shared[701] = 1;
+    region->shared[703] = 0;
+    CHECK_IS(send_round(pair.source, 0, 1, 2, 0, &wire).status, CPC_S_OK);
+    mark_dirty(pair.source, 0, 700);
+    CHECK_IS(send_round(pair.source, 0, 1, 3, 0, &wire).status, CPC_S_OK);
+    region->shared[700] = 0;
+    touch_page(pair.source, 0, 702, 0);      /* a private zero page */
+    finish(4);
+    CHECK(same_memory(&pair));
+    static const uint32_t want[4][3] = { { 2, 1, 1 }, { 1, 1, 0 }, { 1, 0, 1 },
+                                         { 1, 0, 1 } };
+    for (uint64_t i = 0; i < 4; i++) {
+        const struct rmp_entry *e = rmp(pair.destination, 0, 700 + i);
+        CHECK_IS(e->validations, want[i][0]);
+        CHECK_IS(e->rescinded, want[i][1]);
+        CHECK_IS(e->validated, want[i][2]);
+    }
+    CHECK_IS(call(pair.destination, CPC_OP_PREPARE, 0, 0, NULL, 0).status, CPC_S_OK);
+    end();
+}
+
+/* The host calls it private, the processor does not agree. */
+static void what_is_not_validated_is_absent(void)
+{
+    begin();
+    touch_page(pair.source, 0, 700, 1);
+    touch_page(pair.source, 0, 701, 1);
+    rmp(pair.source, 0, 701)->held = true;
+    pair_open(&pair, ALL);
+    host_rmp_set(pair.source, 701, true, false);
+    CHECK_IS(send_round(pair.source, 0, 1, 1, CPC_SEND_FULL, &wire).status, CPC_S_OK);
+    CHECK_IS(wire_find(&wire, CPC_RECORD_PAGES, 0)->count, 1);
+    CHECK_IS(version_of(pair.source, 701), 0);
+    CHECK(version_of(pair.source, 700) != 0);
+    end();
+}
+
+/*
+ * SEND of a guest that fills the ring and more: while it waits for room, run 31
+ * is sealed and the pages from 512 on have been looked at, but not read.
+ */
+static struct answer take_away(uint32_t round, uint64_t flags)
+{
+    uint64_t arg[6] = { 0, 1, round, flags };
+    struct cpc_mailbox *mailbox = host_mailbox(pair.source, 0);
+    double deadline = now() + DEADLINE_SECONDS;
+
+    post(pair.source, 0, CPC_OP_SEND, arg, NULL, 0);
+    while (__atomic_load_n(&mailbox->state, __ATOMIC_SEQ_CST) != CPC_STATE_YIELDED) {
+        CHECK(!answered(pair.source, 0));
+        pause_until(deadline, "a full ring");
+    }
+    rmp(pair.source, 0, 517)->held = true;
+    host_rmp_set(pair.source, 517, true, false);
+    for (bool last = false; !last;) {
+        struct cpc_ring *ring = host_ring(pair.source, 0);
+        last = answered(pair.source, 0);
+        uint64_t head = __atomic_load_n(&ring->head, __ATOMIC_ACQUIRE);
+        wire_append(&wire, pair.source->ring[0] + ring->tail % CPC_RING_MIN,
+                    head - ring->tail);
+        __atomic_store_n(&ring->tail, head, __ATOMIC_SEQ_CST);
+        host_wake(pair.source, 0);
+        pause_until(deadline, "the round");
+    }
+    return take_answer(pair.source, 0);
+}
+
+static void fill_a_ring(void)
+{
+    begin();
+    for (uint64_t page = 0; page < 600; page++) {
+        touch_page(pair.source, 0, page, page + 1);
+    }
+    pair_open(&pair, ALL);
+}
+
+static void a_page_taken_away_is_sent_later(void)
+{
+    fill_a_ring();
+    CHECK_IS(take_away(1, CPC_SEND_FULL).status, CPC_S_OK);
+    CHECK_IS(version_of(pair.source, 516), MEMORY_ENTRY(CPC_KIND_PRIVATE, 1));
+    CHECK_IS(version_of(pair.source, 517), 0);
+    host_rmp_set(pair.source, 517, true, true);
+    rmp(pair.source, 0, 517)->held = false;
+    CHECK_IS(send_round(pair.source, 0, 1, 2, 0, &wire).status, CPC_S_OK);
+    CHECK_IS(version_of(pair.source, 517), MEMORY_ENTRY(CPC_KIND_PRIVATE, 2));
+    finish(3);
+    CHECK(same_memory(&pair));
+    end();
+}
+
+static void a_frozen_page_taken_away_ends_the_session(void)
+{
+    fill_a_ring();
+    CHECK_IS(call(pair.source, CPC_OP_FREEZE, 0, 0, NULL, 0).status, CPC_S_OK);
+    is_hardware(take_away(1, CPC_SEND_FULL | CPC_SEND_FINAL), PLATFORM_LOST, 0);
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    end();
+}
+
+static void bad_kind(struct host_machine *machine, uint32_t op)
+{
+    if (op == CPC_PCALL_KINDS) {
+        machine->shm[CPC_SHM_BOUNCE + 7] = 3;
+    }
+}
+
+static void kinds_that_do_not_exist_are_refused(void)
+{
+    begin();
+    pair_open(&pair, ALL);
+    pair.source->snp->after_call = bad_kind;
+    struct answer answer = send_round(pair.source, 0, 1, 1, CPC_SEND_FULL, &wire);
+    CHECK_IS(answer.status, CPC_S_PLATFORM);
+    CHECK_IS(answer.result[0], CPC_PCALL_KINDS);
+    end();
+}
+
+/* Private content never goes into the host's hands. */
+static void private_pages_need_a_place(void)
+{
+    static uint8_t page[CPC_PAGE_SIZE];
+    uint32_t entry = 0;
+
+    begin();
+    pair_open(&pair, ALL);
+    host_machine = pair.destination;
+    const struct cpc_region *regions = session_of(pair.destination)->memory.region;
+    struct cpc_region far = regions[0];
+    uint32_t wants = PLATFORM_HARDWARE(PLATFORM_NO_PLACE, 0);
+    CHECK_IS(platform()->insert(&regions[2], 0, 1, &entry, CPC_KIND_PRIVATE, page), wants);
+    CHECK_IS(platform()->clear(&regions[2], 0, 1, &entry, CPC_KIND_PRIVATE), wants);
+    far.first_page = 4000;
+    CHECK_IS(platform()->insert(&far, 0, 1, &entry, CPC_KIND_PRIVATE, page), wants);
+    CHECK_IS(platform()->clear(&far, 0, 1, &entry, CPC_KIND_SHARED), wants);
+    CHECK_IS(platform()->insert(&regions[2], 0, 1, &entry, CPC_KIND_SHARED, page), CPC_P_OK);
+    end();
+}
+
+/* ---- PVALIDATE and page state changes ------------------------------------- */
+
+static struct answer import_with(void (*lie)(struct snp_machine *))
+{
+    begin();
+    pair_open(&pair, ALL);
+    make_wire(&pair, &wire);
+    lie(pair.destination->snp);
+    struct answer answer = import_call(pair.destination, 0, 0, &wire);
+    if (answer.status != CPC_S_OK) {
+        CHECK_IS(query(pair.destination).phase, CPC_PHASE_FAILED);
+        CHECK_IS(resident_pages(pair.destination, 1), 0);
+    }
+    return answer;
+}
+
+static void lie_code(struct snp_machine *snp)
+{
+    snp->pvalidate_code = 6;
+}
+
+static void lie_unchanged(struct snp_machine *snp)
+{
+    snp->pvalidate_unchanged = true;
+}
+
+static void lie_slow(struct snp_machine *snp)
+{
+    snp->psc_at_once = 1;
+}
+
+static void lie_idle(struct snp_machine *snp)
+{
+    snp->psc_idle = true;
+}
+
+static void spoil_current(struct host_machine *machine, struct ghcb *ghcb)
+{
+    (void)machine;
+    if (ghcb->exit_code == GHCB_EXIT_PSC) {
+        memset(ghcb->buffer, 0, 2);          /* nothing done, no error */
+    }
+}
+
+static void spoil_current_high(struct host_machine *machine, struct ghcb *ghcb)
+{
+    (void)machine;
+    if (ghcb->exit_code == GHCB_EXIT_PSC) {
+        memset(ghcb->buffer, 0xff, 2);
+    }
+}
+
+static void spoil_info_2(struct host_machine *machine, struct ghcb *ghcb)
+{
+    (void)machine;
+    if (ghcb->exit_code == GHCB_EXIT_PSC) {
+        ghcb->exit_info_2 = 1ull << 32 | 2;
+    }
+}
+
+static void spoil_info_1(struct host_machine *machine, struct ghcb *ghcb)
+{
+    (void)machine;
+    if (ghcb->exit_code == GHCB_EXIT_PSC) {
+        ghcb->exit_info_1 = 2;
+    }
+}
+
+#define SPOIL(name) static void lie_##name(struct snp_machine *snp) { snp->spoil = name; }
+SPOIL(spoil_current)
+SPOIL(spoil_current_high)
+SPOIL(spoil_info_2)
+SPOIL(spoil_info_1)
+
+static void answers_of_the_hardware_are_checked(void)
+{
+    is_hardware(import_with(lie_code), PLATFORM_PVALIDATE, 6), end();
+    is_hardware(import_with(lie_unchanged), PLATFORM_PVALIDATE, 0x100), end();
+    is_hardware(import_with(lie_spoil_current), PLATFORM_PSC, 0), end();
+    is_hardware(import_with(lie_spoil_current_high), PLATFORM_PSC, 0), end();
+    is_hardware(import_with(lie_spoil_info_2), PLATFORM_PSC, 0x102), end();
+    is_hardware(import_with(lie_spoil_info_1), PLATFORM_VMGEXIT, 2), end();
+}
+
+/* Slow is allowed; so is idle, where the host makes pages private on demand. */
+static void slow_page_state_changes_are_repeated(void)
+{
+    CHECK_IS(import_with(lie_slow).status, CPC_S_OK);
+    CHECK(same_memory(&pair));
+    end();
+    CHECK_IS(import_with(lie_idle).status, CPC_S_OK);
+    CHECK(same_memory(&pair));
+    end();
+}
+
+/* A page of the launch that the host calls absent keeps its validation; when
+   the guest's page is to go there, that shows. */
+static void hide(struct host_machine *machine, uint32_t op)
+{
+    if (op == CPC_PCALL_KINDS) {
+        memset(machine->shm + CPC_SHM_BOUNCE, CPC_KIND_ABSENT, CPC_PAGE_SIZE);
+    }
+}
+
+static void a_hidden_page_of_the_launch_is_found(void)
+{
+    begin();
+    touch_page(pair.source, 0, 5, 1);
+    touch_page(pair.destination, 0, 5, 2);
+    host_snp_follow(pair.destination, 5, 1);
+    rmp(pair.destination, 0, 5)->held = true;
+    pair.destination->snp->after_call = hide;
+    struct answer hello_s = call(pair.source, CPC_OP_OPEN, CPC_ROLE_SOURCE, ALL, NULL, 0);
+    struct answer hello_d = call(pair.destination, CPC_OP_OPEN, CPC_ROLE_DESTINATION, ALL,
+                                 NULL, 0);
+    hello_s = call(pair.destination, CPC_OP_ACCEPT, 0, 0, hello_s.payload, hello_s.size);
+    hello_d = call(pair.source, CPC_OP_ACCEPT, 0, 0, hello_d.payload, hello_d.size);
+    CHECK_IS(call(pair.source, CPC_OP_CONFIRM, 0, 0, hello_s.payload, 32).status, CPC_S_OK);
+    CHECK_IS(call(pair.destination, CPC_OP_CONFIRM, 0, 0, hello_d.payload, 32).status,
+             CPC_S_OK);
+    CHECK_IS(send_round(pair.source, 0, 1, 1, CPC_SEND_FULL, &wire).status, CPC_S_OK);
+    is_hardware(import_call(pair.destination, 0, 0, &wire), PLATFORM_PVALIDATE, 0x100);
+    end();
+}
+
+/* ---- gvCPUs --------------------------------------------------------------- */
+
+static void freeze_fails_while_a_gvcpu_runs(void)
+{
+    begin();
+    pair_open(&pair, ALL);
+    pair.source->snp->keeps_running = true;
+    is_hardware(call(pair.source, CPC_OP_FREEZE, 0, 0, NULL, 0), PLATFORM_RMPADJUST, 3);
+    CHECK_IS(query(pair.source).phase, CPC_PHASE_FAILED);
+    pair.source->snp->keeps_running = false;
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    for (uint32_t i = 0; i < 2; i++) {
+        CHECK(pair.source->snp->trusted[i].vmsa && pair.source->snp->trusted[i].in_use);
+    }
+    end();
+}
+
+static void a_frozen_gvcpu_has_no_save_area(void)
+{
+    begin();
+    pair_open(&pair, ALL);
+    CHECK_IS(call(pair.source, CPC_OP_FREEZE, 0, 0, NULL, 0).status, CPC_S_OK);
+    CHECK(!pair.source->snp->trusted[0].vmsa && !pair.source->snp->trusted[1].vmsa);
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    CHECK(pair.source->snp->trusted[0].in_use && pair.source->snp->trusted[1].in_use);
+    end();
+}
+
+/* gvCPU 1 runs from page 1800 of the guest, as Linux starts its own. */
+static void guest_save_area(void)
+{
+    begin();
+    uint8_t *page = pair.source->region[0].memory + 1800 * CPC_PAGE_SIZE;
+    memcpy(page, pair.source->vmsa + CPC_VMSA_STRIDE, CPC_PAGE_SIZE);
+    mark_dirty(pair.source, 0, 1800);
+    host_snp_follow(pair.source, 1800, 1);
+    rmp(pair.source, 0, 1800)->vmsa = true;
+    rmp(pair.source, 0, 1800)->in_use = true;
+    pair.source->snp->trusted[1].in_use = false;
+    pair.source->snp->gvcpu_vmsa[1] = host_page_gpa(pair.source, 1800);
+    pair_open(&pair, ALL);
+}
+
+static void a_save_area_in_guest_memory_moves(void)
+{
+    guest_save_area();
+    finish(1);
+    CHECK(!rmp(pair.source, 0, 1800)->vmsa);
+    struct answer commit = prepare_and_commit();
+    CHECK_IS(call(pair.destination, CPC_OP_RUN, 0, 0, commit.payload, commit.size).status,
+             CPC_S_OK);
+    CHECK_IS(pair.destination->snp->created, 2);
+    CHECK_IS(pair.destination->snp->ap_vmsa[1],
+             host_trusted_gpa(pair.destination, pair.destination->vmsa + CPC_VMSA_STRIDE));
+    CHECK(memcmp(pair.source->gvcpu[1], pair.destination->gvcpu[1], HOST_VMSA_BYTES) == 0);
+    end();
+}
+
+static void a_save_area_in_guest_memory_resumes(void)
+{
+    guest_save_area();
+    CHECK_IS(call(pair.source, CPC_OP_FREEZE, 0, 0, NULL, 0).status, CPC_S_OK);
+    CHECK(!rmp(pair.source, 0, 1800)->vmsa);
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    CHECK(rmp(pair.source, 0, 1800)->vmsa && rmp(pair.source, 0, 1800)->in_use);
+    end();
+}
+
+/* What the host says gvCPU 1 runs from, and how FREEZE answers. */
+static void freeze_with(uint64_t vmsa_gpa, uint32_t code)
+{
+    begin();
+    touch_page(pair.source, 0, 30, 1);       /* no save area */
+    pair_open(&pair, ALL);
+    host_snp_follow(pair.source, 0, 64);
+    pair.source->snp->gvcpu_vmsa[1] = vmsa_gpa;
+    struct answer answer = call(pair.source, CPC_OP_FREEZE, 0, 0, NULL, 0);
+    CHECK_IS(answer.status, CPC_S_PLATFORM);
+    CHECK_IS(answer.result[0], CPC_PCALL_GVCPU);
+    CHECK_IS(answer.result[1], code);
+    pair.source->snp->gvcpu_vmsa[1] = host_trusted_gpa(pair.source, pair.source->vmsa +
+                                                                    CPC_VMSA_STRIDE);
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    CHECK(pair.source->snp->trusted[0].in_use && pair.source->snp->trusted[1].in_use);
+    end();
+}
+
+static void save_areas_that_cannot_be(void)
+{
+    freeze_with(0, CPC_P_BAD_STATE);
+    freeze_with(CPC_SNP_TRUSTED_GPA, CPC_P_BAD_ARGUMENT);
+    freeze_with(CPC_SNP_TRUSTED_GPA + CPC_PAGE_SIZE, CPC_P_BAD_ARGUMENT); /* gvCPU 0's */
+    freeze_with(CPC_SNP_SHM_GPA, CPC_P_BAD_ARGUMENT);
+    freeze_with(30 * CPC_PAGE_SIZE, CPC_P_BAD_ARGUMENT);                  /* no VMSA */
+    freeze_with(31 * CPC_PAGE_SIZE, CPC_P_BAD_ARGUMENT);                  /* absent */
+    freeze_with(30 * CPC_PAGE_SIZE + 8, CPC_P_BAD_ARGUMENT);
+    freeze_with(UINT64_MAX & ~0xfffull, CPC_P_BAD_ARGUMENT);
+}
+
+static void a_gvcpu_that_is_not_created_can_be_tried_again(void)
+{
+    begin();
+    pair_open(&pair, ALL);
+    finish(1);
+    struct answer commit = prepare_and_commit();
+    pair.destination->snp->refuses_ap = true;
+    is_hardware(call(pair.destination, CPC_OP_RUN, 0, 0, commit.payload, commit.size),
+                PLATFORM_AP_CREATE, 2);
+    CHECK(pair.destination->frozen);
+    CHECK_IS(call(pair.destination, CPC_OP_ABORT, 0, 0, NULL, 0).status, CPC_S_WRONG_PHASE);
+    pair.destination->snp->refuses_ap = false;
+    CHECK_IS(call(pair.destination, CPC_OP_RUN, 0, 0, commit.payload, commit.size).status,
+             CPC_S_OK);
+    CHECK_IS(pair.destination->snp->created, 2);
+    CHECK(!pair.destination->frozen);
+    end();
+}
+
+/* ---- the map -------------------------------------------------------------- */
+
+static struct cpc_snp_extent *extent(uint32_t number)
+{
+    return &host_hints(pair.source)->extent[number];
+}
+
+static void open_with(uint32_t status)
+{
+    CHECK_IS(call(pair.source, CPC_OP_OPEN, CPC_ROLE_SOURCE, ALL, NULL, 0).status, status);
+    end();
+}
+
+/* Extents 0 and 1 are RAM, 2 is video RAM; region 2 is indirect. */
+#define MAP_LIE(name, change)                                                \
+    static void name(void)                                                   \
+    {                                                                        \
+        begin();                                                             \
+        change;                                                              \
+        open_with(CPC_S_BOOT_INFO);                                          \
+    }
+MAP_LIE(map_too_many, host_hints(pair.source)->extents = 65)
+MAP_LIE(map_no_pages, extent(0)->pages = 0)
+MAP_LIE(map_unaligned, extent(0)->gpa = 8)
+MAP_LIE(map_same_gpa, extent(1)->gpa = extent(0)->gpa)
+MAP_LIE(map_gpa_overlaps, extent(1)->gpa = 1599 * CPC_PAGE_SIZE)
+MAP_LIE(map_flat_overlaps, extent(1)->first_page = 1599)
+MAP_LIE(map_on_trusted_memory, extent(1)->gpa = CPC_SNP_TRUSTED_GPA)
+MAP_LIE(map_into_trusted_memory, extent(1)->gpa = CPC_SNP_TRUSTED_GPA - CPC_PAGE_SIZE)
+MAP_LIE(map_on_the_ring, extent(1)->gpa = CPC_SNP_SHM_GPA)
+MAP_LIE(map_on_mmio, extent(1)->gpa = CPC_SNP_MMIO_GPA)
+MAP_LIE(map_wraps, extent(1)->pages = UINT64_MAX)
+MAP_LIE(map_behind_the_region, extent(1)->pages++)
+MAP_LIE(map_before_the_region, extent(2)->first_page--)
+MAP_LIE(map_of_an_indirect_region,
+        host_hints(pair.source)->table.region[1].flags |= CPC_REGION_INDIRECT)
+MAP_LIE(map_of_no_region, host_hints(pair.source)->table.region[1].flags = 0)
+
+/* A table that changes while it is copied is a table that makes no sense, or
+   one of another generation. Whatever it is, a page stays where it was. */
+static void a_page_cannot_move(void)
+{
+    begin();
+    CHECK_IS(call(pair.source, CPC_OP_OPEN, CPC_ROLE_SOURCE, ALL, NULL, 0).status, CPC_S_OK);
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    extent(1)->gpa += CPC_PAGE_SIZE;
+    open_with(CPC_S_BOOT_INFO);
+}
+
+static void the_map_may_grow(void)
+{
+    begin();
+    extent(1)->pages -= 100;
+    CHECK_IS(call(pair.source, CPC_OP_OPEN, CPC_ROLE_SOURCE, ALL, NULL, 0).status, CPC_S_OK);
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    extent(1)->pages += 100;
+    open_with(CPC_S_OK);
+}
+
+/* Both hosts are asked where the guest's pages are; they must say the same. */
+static void another_map_at_the_destination_is_refused(void)
+{
+    begin();
+    host_hints(pair.destination)->extent[2].gpa += CPC_PAGE_SIZE;
+    struct answer hello_s = call(pair.source, CPC_OP_OPEN, CPC_ROLE_SOURCE, ALL, NULL, 0);
+    struct answer hello_d = call(pair.destination, CPC_OP_OPEN, CPC_ROLE_DESTINATION, ALL,
+                                 NULL, 0);
+    hello_s = call(pair.destination, CPC_OP_ACCEPT, 0, 0, hello_s.payload, hello_s.size);
+    hello_d = call(pair.source, CPC_OP_ACCEPT, 0, 0, hello_d.payload, hello_d.size);
+    CHECK_IS(call(pair.source, CPC_OP_CONFIRM, 0, 0, hello_s.payload, 32).status,
+             CPC_S_CONFIRMATION);
+    CHECK_IS(call(pair.destination, CPC_OP_CONFIRM, 0, 0, hello_d.payload, 32).status,
+             CPC_S_CONFIRMATION);
+    end();
+}
+
+#define T(name) { #name, name }
+static const struct test tests[] = {
+    T(the_first_gvcpu_is_created_once), T(a_start_that_fails_answers_every_call),
+    T(each_page_is_validated_once), T(conversions_across_rounds),
+    T(what_is_not_validated_is_absent), T(a_page_taken_away_is_sent_later),
+    T(a_frozen_page_taken_away_ends_the_session), T(kinds_that_do_not_exist_are_refused),
+    T(private_pages_need_a_place), T(answers_of_the_hardware_are_checked),
+    T(slow_page_state_changes_are_repeated), T(a_hidden_page_of_the_launch_is_found),
+    T(freeze_fails_while_a_gvcpu_runs), T(a_frozen_gvcpu_has_no_save_area),
+    T(a_save_area_in_guest_memory_moves), T(a_save_area_in_guest_memory_resumes),
+    T(save_areas_that_cannot_be), T(a_gvcpu_that_is_not_created_can_be_tried_again),
+    T(map_too_many), T(map_no_pages), T(map_unaligned), T(map_same_gpa),
+    T(map_gpa_overlaps), T(map_flat_overlaps), T(map_on_trusted_memory),
+    T(map_into_trusted_memory), T(map_on_the_ring), T(map_on_mmio), T(map_wraps),
+    T(map_behind_the_region), T(map_before_the_region), T(map_of_an_indirect_region),
+    T(map_of_no_region), T(a_page_cannot_move), T(the_map_may_grow),
+    T(another_map_at_the_destination_is_refused),
+};
+TEST_MAIN(tests)
