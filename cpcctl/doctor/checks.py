@@ -20,7 +20,7 @@ from cpcctl.errors import CpcError, reason
 from cpcctl.host import find
 from cpcctl.host.state import make_folder
 from cpcctl.snp import checks as snp
-from cpcctl.snp import hardware, measure
+from cpcctl.snp import hardware, package
 from cpcctl.vm import lifecycle
 from cpcctl.vm.spec import VmSpec
 
@@ -144,10 +144,10 @@ def _snp_emulated(settings: Settings) -> Check:
     if not (able.launches and able.emulates):
         return Check("snp-emulated", WARN, "QEMU does not emulate SEV-SNP", "make qemu")
     try:
-        importlib.metadata.version(measure.PACKAGE)
+        importlib.metadata.version(package.PACKAGE)
     except importlib.metadata.PackageNotFoundError:
-        why = f"without the Python package {measure.PACKAGE} no launch digest is known"
-        fix = f"{sys.executable} -m pip install {measure.PACKAGE}"
+        why = f"without the Python package {package.PACKAGE} no launch digest is known"
+        fix = f"{sys.executable} -m pip install {package.PACKAGE}"
         return Check("snp-emulated", WARN, why, fix)
     return Check("snp-emulated", OK, "TCG emulates SEV-SNP guests, without protecting them")
 

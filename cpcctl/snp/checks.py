@@ -14,7 +14,9 @@ from cpcctl.snp import cpu as cpus
 from cpcctl.snp import kernel, measure, ovmf
 from cpcctl.snp.cpu import Cpu
 from cpcctl.snp.definition import POLICY_SMT
+from cpcctl.snp.launch import FirmwareLaunch
 from cpcctl.snp.ovmf import NoOvmf, Ovmf
+from cpcctl.vm import command
 from cpcctl.vm.spec import VmSpec
 
 OBJECT = "sev-snp-guest"
@@ -66,7 +68,20 @@ def check(settings: Settings, spec: VmSpec) -> str:
             cause="\n".join(why for why, _ in found),
             hint="; ".join(dict.fromkeys(fix for _, fix in found)),
         )
-    return measure.launch_digest(image, spec.vcpus, cpu.signature)
+    hvcpus = _hvcpus(settings, spec) if command.has_hvcpus(spec) else None
+    return measure.launch_digest(image, spec.vcpus, cpu.signature, hvcpus)
+
+
+def _hvcpus(settings: Settings, spec: VmSpec) -> FirmwareLaunch:
+    """What the launch has for hvCPUs."""
+    return FirmwareLaunch(
+        image=find.firmware_image(settings).read_bytes(),
+        hvcpu_max=spec.hvcpu_max,
+        max_vcpus=spec.max_vcpus,
+        max_memory=spec.max_memory,
+        ring_size=spec.ring_size,
+        shm_size=command.layout(spec).size,
+    )
 
 
 def read_firmware(path: Path) -> Ovmf:

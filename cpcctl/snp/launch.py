@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 
 from cpcctl import abi
+from cpcctl.snp.package import part
 
 _PRESENT, _WRITE, _LARGE = 1 << 0, 1 << 1, 1 << 7
 _2M = 2 << 20
@@ -94,13 +95,12 @@ class FirmwareLaunch:
 
     def save_area(self, rdi: int) -> bytes:
         """The page of registers that a vCPU starts from in the firmware."""
-        from sevsnpmeasure.vmsa import SevEsSaveArea, VmcbSeg  # noqa: PLC0415
-
-        data, header = VmcbSeg(0x10, 0xC93, 0xFFFFFFFF, 0), self._header
-        area = SevEsSaveArea(
+        vmsa = part("vmsa")
+        data, header = vmsa.VmcbSeg(0x10, 0xC93, 0xFFFFFFFF, 0), self._header
+        area = vmsa.SevEsSaveArea(
             es=data, ss=data, ds=data, fs=data, gs=data,
-            cs=VmcbSeg(0x08, 0xA9B, 0xFFFFFFFF, 0),
-            ldtr=VmcbSeg(0, 0x82, 0xFFFF, 0), tr=VmcbSeg(0, 0x8B, 0xFFFF, 0),
+            cs=vmsa.VmcbSeg(0x08, 0xA9B, 0xFFFFFFFF, 0),
+            ldtr=vmsa.VmcbSeg(0, 0x82, 0xFFFF, 0), tr=vmsa.VmcbSeg(0, 0x8B, 0xFFFF, 0),
             efer=0x1D01, cr0=0x80010033, cr4=0x40660,
             cr3=abi.SNP_TRUSTED_GPA + self._tables,
             dr7=0x400, dr6=0xFFFF0FF0, rflags=0x2,
@@ -109,32 +109,3 @@ class FirmwareLaunch:
             g_pat=0x7040600070406, sev_features=1, xcr0=7, mxcsr=0x1F80, x87_fcw=0x37F,
         )  # fmt: skip
         return bytes(area)
-
-
-def launch_digest(ovmf: str, vcpus: int, signature: int, firmware: FirmwareLaunch | None) -> str:
-    """The launch digest in hexadecimal.
-
-    ovmf: file. vcpus: how many start. signature: CPUID 1 EAX of the guest's processor.
-    Without a firmware the same as sev-snp-measure says of a guest without hvCPUs.
-    """
-    from sevsnpmeasure.gctx import GCTX  # noqa: PLC0415
-    from sevsnpmeasure.guest import snp_update_metadata_pages  # noqa: PLC0415
-    from sevsnpmeasure.ovmf import OVMF  # noqa: PLC0415
-    from sevsnpmeasure.sev_mode import SevMode  # noqa: PLC0415
-    from sevsnpmeasure.vmm_types import VMMType  # noqa: PLC0415
-    from sevsnpmeasure.vmsa import VMSA  # noqa: PLC0415
-
-    digest, image = GCTX(), OVMF(ovmf)
-    digest.update_normal_pages(image.gpa(), image.data())
-    if firmware:
-        content, zero = firmware.content()
-        digest.update_normal_pages(abi.SNP_TRUSTED_GPA, content)
-        digest.update_zero_pages(abi.SNP_TRUSTED_GPA + len(content), zero)
-    snp_update_metadata_pages(digest, image, None, VMMType.QEMU)
-    areas = list(VMSA(SevMode.SEV_SNP, image.sev_es_reset_eip(), signature, 1).pages(vcpus))
-    if firmware:
-        areas[0] = firmware.save_area(abi.ENTRY_GVCPU)
-        areas += [firmware.save_area(number) for number in range(firmware.hvcpu_max)]
-    for area in areas:
-        digest.update_vmsa_page(area)
-    return str(digest.hex_ld())

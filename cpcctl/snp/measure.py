@@ -3,51 +3,50 @@
 
 The processor hashes, in this order, every page of the firmware, every page that
 the firmware's metadata asks for, and the first register state of every vCPU. Not
-in it: the policy, the memory size, and a kernel that QEMU hands to the firmware.
+in it: the policy, and a kernel that QEMU hands to the firmware. Where the guest has
+hvCPUs, their firmware and what it is told is hashed behind the other firmware, vCPU 0
+begins there, and the hvCPUs' register states come last.
 """
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from typing import Any
 
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl import abi
+from cpcctl.snp.launch import FirmwareLaunch
+from cpcctl.snp.package import part
 
-PACKAGE = "sev-snp-measure"
 # Register states have the SEV features with them: SEV-SNP, nothing else.
 SEV_FEATURES = 1
 
 
-def launch_digest(firmware: Path, vcpus: int, signature: int) -> str:
+def launch_digest(
+    firmware: Path, vcpus: int, signature: int, hvcpus: FirmwareLaunch | None
+) -> str:
     """96 hex digits.
 
     firmware:  an image that ovmf.read() has accepted
     signature: family, model and stepping of the vCPUs, as CPUID function 1 has it in EAX
+    hvcpus:    what the launch puts into memory for them, if the guest has any
     Raises CpcError (2) when the package sev-snp-measure is missing.
     """
-    gctx, guest, ovmf, vmsa = (_part(name) for name in ("gctx", "guest", "ovmf", "vmsa"))
-    qemu = _part("vmm_types").VMMType.QEMU
+    gctx, guest, ovmf, vmsa = (part(name) for name in ("gctx", "guest", "ovmf", "vmsa"))
+    qemu = part("vmm_types").VMMType.QEMU
     image = ovmf.OVMF(str(firmware))
     digest = gctx.GCTX()
     digest.update_normal_pages(image.gpa(), image.data())
+    if hvcpus:
+        content, zero = hvcpus.content()
+        digest.update_normal_pages(abi.SNP_TRUSTED_GPA, content)
+        digest.update_zero_pages(abi.SNP_TRUSTED_GPA + len(content), zero)
     guest.snp_update_metadata_pages(digest, image, None, qemu)
     states = vmsa.VMSA(
-        _part("sev_mode").SevMode.SEV_SNP, image.sev_es_reset_eip(), signature, SEV_FEATURES, qemu
+        part("sev_mode").SevMode.SEV_SNP, image.sev_es_reset_eip(), signature, SEV_FEATURES, qemu
     )
-    for page in states.pages(vcpus):
+    pages = list(states.pages(vcpus))
+    if hvcpus:
+        pages[0] = hvcpus.save_area(abi.ENTRY_GVCPU)
+        pages += [hvcpus.save_area(number) for number in range(hvcpus.hvcpu_max)]
+    for page in pages:
         digest.update_vmsa_page(page)
     return str(digest.ld().hex())
-
-
-def _part(name: str) -> Any:
-    """A module of the package, which only this needs."""
-    try:
-        return importlib.import_module(f"sevsnpmeasure.{name}")
-    except ImportError as error:
-        raise CpcError(
-            f"the Python package {PACKAGE} is missing; without it no launch digest is known",
-            exit_code=ExitCode.USAGE,
-            cause=str(error),
-            hint=f"pip install {PACKAGE}, or make venv",
-        ) from error

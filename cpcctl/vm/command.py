@@ -14,8 +14,6 @@ from cpcctl.snp import definition as snp
 from cpcctl.snp.definition import Snp
 from cpcctl.vm.spec import Disk, Nic, VmSpec
 
-# The platforms whose guests have hvCPUs. Those of SEV-SNP guests are to come.
-HVCPU_PLATFORMS = ("plain",)
 # Where every processor that runs SEV-SNP has its C-bit, and what it costs of addresses.
 POSITION = "cbitpos=51,reduced-phys-bits=1"
 
@@ -39,8 +37,11 @@ class Launch:
 
 
 def has_hvcpus(spec: VmSpec) -> bool:
-    """Whether such a VM has hvCPUs, and so a ring file and trusted memory."""
-    return spec.platform in HVCPU_PLATFORMS
+    """Whether such a VM has hvCPUs, and so a ring file and trusted memory.
+
+    Those of an SEV-SNP guest on the real processor are to come: nobody has run them there.
+    """
+    return spec.platform != snp.PLATFORM or spec.accel != "kvm"
 
 
 def layout(spec: VmSpec) -> Layout:

@@ -258,7 +258,10 @@ def _launch(settings: Settings, spec: VmSpec, paths: VmPaths, argv: list[str]) -
 
 def _add_hvcpus(vm: Vm, qmp: Qmp) -> None:
     qmp.require_cpc()
-    for number in range(vm.spec.hvcpus):
+    # One starts by itself in an SEV-SNP guest: the guest's first CPU waits for it.
+    there = qmp.execute("query-cpc")["hvcpus"]
+    running = {entry["id"] for entry in there if entry["state"] != "inactive"}
+    for number in set(range(vm.spec.hvcpus)) - running:
         qmp.execute("cpc-hvcpu-add", id=number)
     if vm.spec.hvcpus:
         with vm.rings() as rings:
