@@ -12,6 +12,7 @@ import re
 import selectors
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ BOOT_SECONDS = 120.0
 COMMAND_SECONDS = 60.0
 END_SECONDS = 20.0
 MEMORY_MIB = 512
-PROMPT = "/ # "
+PROMPT = " # "  # after "/" or, with a newer busybox, "~"
+LACKING = "warning: TCG doesn't support requested feature"
 POSITION = "cbitpos=51,reduced-phys-bits=1"
 OBJECTS = {
     "plain": None,
@@ -44,19 +46,30 @@ class Parts:
     initrd: Path
 
 
-def command(parts: Parts, sev_object: str | None) -> list[str]:
-    """QEMU's command line of 2 vCPUs and 512 MiB; sev_object: what follows ``-object``,
-    None for a plain guest."""
+def command(
+    parts: Parts,
+    sev_object: str | None,
+    *,
+    vcpus: int = 2,
+    memory_mib: int = MEMORY_MIB,
+    append: str = "",
+    extra: Sequence[str] = (),
+) -> list[str]:
+    """QEMU's command line.
+
+    sev_object: what follows ``-object``, None for a plain guest. append: more words for
+    the kernel. extra: more arguments of QEMU.
+    """
     machine, objects = "q35", []
     if sev_object:
         machine += ",confidential-guest-support=sev0"
         objects = ["-object", sev_object]
     return [
         str(parts.qemu), "-L", str(parts.qemu_data), "-accel", "tcg,thread=multi", "-cpu", "EPYC",
-        "-machine", machine, *objects, "-smp", "2", "-m", f"{MEMORY_MIB}M",
+        "-machine", machine, *objects, "-smp", str(vcpus), "-m", f"{memory_mib}M",
         "-bios", str(parts.ovmf), "-kernel", str(parts.vmlinuz), "-initrd", str(parts.initrd),
-        "-append", "console=ttyS0 panic=-1", "-nodefaults", "-display", "none", "-no-reboot",
-        "-serial", "stdio",
+        "-append", f"console=ttyS0 panic=-1 {append}".strip(), "-nodefaults",
+        "-display", "none", "-no-reboot", "-serial", "stdio", *extra,
     ]  # fmt: skip
 
 
@@ -77,6 +90,7 @@ class Guest:
                 stdout=subprocess.PIPE,
                 stderr=words,
             )
+        self.pid = self._process.pid
         assert self._process.stdout
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
 
@@ -85,37 +99,71 @@ class Guest:
 
         Fails with the console's end when QEMU is gone or the time is over.
         """
-        assert self._process.stdout
         deadline = time.monotonic() + patient(seconds)
         while (at := self._console.find(text, start)) < 0:
-            left = deadline - time.monotonic()
-            ready = self._selector.select(max(left, 0.0))
-            data = os.read(self._process.stdout.fileno(), 65536) if ready else b""
-            if not data:
-                why = "QEMU has ended" if ready else f"not in {patient(seconds):.0f} s"
+            more = self._read(deadline - time.monotonic())
+            if not more:
+                why = f"not in {patient(seconds):.0f} s" if more is None else "QEMU has ended"
                 raise AssertionError(
                     f"no {text!r}: {why}; the console ends with\n{self._console[-2000:]}\n"
-                    f"and QEMU said\n{self._words.read_text(errors='replace')[-2000:]}"
+                    f"and QEMU said\n{self.words()[-2000:]}"
                 )
-            self._console += data.decode(errors="replace").replace("\r", "")
         return at + len(text)
+
+    def _read(self, seconds: float) -> bool | None:
+        """Add to the console what comes first; False when QEMU has ended, None when nothing
+        comes in time."""
+        assert self._process.stdout
+        if not self._selector.select(max(seconds, 0.0)):
+            return None
+        data = os.read(self._process.stdout.fileno(), 65536)
+        self._console += data.decode(errors="replace").replace("\r", "")
+        return bool(data)
 
     def ready(self) -> None:
         """Wait until the guest's shell can be typed to."""
         end = self.wait_for("CPC-READY", BOOT_SECONDS)
         self.wait_for(PROMPT, COMMAND_SECONDS, end)
 
-    def run(self, line: str) -> str:
+    def run(self, line: str, seconds: float = COMMAND_SECONDS) -> str:
         """Type a line into the guest's shell; what the console showed until it was done."""
+        before = len(self._console)
+        end = self.wait_for(self.type(line), seconds, before)
+        self.wait_for(PROMPT, COMMAND_SECONDS, end)
+        return self._console[before:end]
+
+    def type(self, line: str) -> str:
+        """Type a line into the guest's shell, and wait for nothing; the words that end what
+        it prints."""
         assert self._process.stdin
         self._commands += 1
-        before = len(self._console)
         # The quotes keep the echo of the line from looking like its end.
         self._process.stdin.write(f"{line}; echo CPC''-DONE-{self._commands}.\n".encode())
         self._process.stdin.flush()
-        end = self.wait_for(f"CPC-DONE-{self._commands}.", COMMAND_SECONDS, before)
-        self.wait_for(PROMPT, COMMAND_SECONDS, end)
-        return self._console[before:end]
+        return f"CPC-DONE-{self._commands}."
+
+    def console(self, seconds: float = 0.0) -> str:
+        """All that the console has shown, when nothing more comes for this long (s) or
+        QEMU has ended."""
+        while self._read(seconds):
+            pass
+        return self._console
+
+    def words(self) -> str:
+        """What QEMU has said, but for features of the CPU model that TCG lacks."""
+        lines = self._words.read_text(errors="replace").splitlines()
+        return "\n".join(line for line in lines if LACKING not in line)
+
+    def ended(self) -> int | None:
+        """QEMU's exit status; None while it runs."""
+        return self._process.poll()
+
+    def wait_ended(self, seconds: float) -> int:
+        """The same, once it has ended. Fails when it does not in time."""
+        try:
+            return self._process.wait(patient(seconds))
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"QEMU still runs after {patient(seconds):.0f} s") from error
 
     def active_features(self) -> list[str]:
         """Every line of dmesg that names active memory encryption, without its time."""
@@ -125,9 +173,13 @@ class Guest:
         return [line.strip() for line in found]
 
     def qmp(self) -> Qmp:
-        """The monitor."""
+        """The monitor, once QEMU listens."""
+        deadline = time.monotonic() + patient(END_SECONDS)
+        while not self._socket.exists() and self.ended() is None:
+            assert time.monotonic() < deadline, f"QEMU does not listen: {self.words()}"
+            self.console(0.05)
         if self._qmp is None:
-            self._qmp = Qmp("guest").connect(self._socket)
+            self._qmp = Qmp.connect(self._socket)
         return self._qmp
 
     def query(self) -> dict[str, Any]:

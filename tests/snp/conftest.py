@@ -4,16 +4,23 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cpcctl.demo.image import ImageError
 from cpcctl.setup import store
+from cpcctl.setup.debian import AptError
+from cpcctl.setup.kernels import Kernel, provide
 from tests.snp.boot import OBJECTS, Guest, Parts, command
 
 Start = Callable[[str], Guest]
+Launch = Callable[[list[str]], Guest]
+Boot = Callable[..., Guest]
 
 
 @pytest.fixture
@@ -27,15 +34,50 @@ def parts(built: Any) -> Parts:
 
 
 @pytest.fixture
-def start(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """start(platform): a guest with 2 vCPUs that has booted to its shell."""
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
+    """launch(argv): a QEMU that runs, and is ended with the test."""
     guests: list[Guest] = []
 
-    def begin(platform: str) -> Guest:
-        guests.append(Guest(command(parts, OBJECTS[platform]), tmp_path_factory.mktemp("g")))
-        guests[-1].ready()
+    def begin(argv: list[str]) -> Guest:
+        guests.append(Guest(argv, tmp_path_factory.mktemp("g")))
         return guests[-1]
 
     yield begin
     for guest in guests:
         guest.end()
+
+
+@pytest.fixture
+def start(parts: Parts, launch: Launch) -> Start:
+    """start(platform): a guest with 2 vCPUs that has booted to its shell."""
+
+    def begin(platform: str) -> Guest:
+        guest = launch(command(parts, OBJECTS[platform]))
+        guest.ready()
+        return guest
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def kernels() -> dict[str, Kernel]:
+    """Debian's kernels by version: 6.1 and 6.12. Fetched the first time."""
+    try:
+        return provide()
+    except (AptError, ImageError, subprocess.CalledProcessError) as error:
+        pytest.fail(f"the kernels cannot be fetched: {error}", pytrace=False)
+
+
+@pytest.fixture
+def boot(parts: Parts, launch: Launch, kernels: dict[str, Kernel]) -> Boot:
+    """boot(kernel, platform, ...): a guest with that kernel that has booted to its shell;
+    the rest as for boot.command()."""
+
+    def begin(kernel: str, platform: str = "sev-snp", **rest: Any) -> Guest:
+        found = kernels[kernel]
+        with_kernel = replace(parts, vmlinuz=found.vmlinuz, initrd=found.initrd)
+        guest = launch(command(with_kernel, OBJECTS[platform], **rest))
+        guest.ready()
+        return guest
+
+    return begin

@@ -39,6 +39,11 @@ void snp_bounce_get(void *to, uint32_t size)
     copy_shared(to, own(CPC_SHM_BOUNCE), size);
 }
 
+bool snp_bounce_is_zero(void)
+{
+    return arch_page_is_zero(own(CPC_SHM_BOUNCE));
+}
+
 void snp_bounce_put(const void *from, uint32_t size)
 {
     memcpy(own(CPC_SHM_BOUNCE), from, size);

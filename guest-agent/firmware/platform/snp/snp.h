@@ -53,6 +53,8 @@ uint32_t ghcb_ap_create(uint32_t apic_id, uint64_t vmsa_gpa, uint64_t features);
 uint32_t snp_pcall(uint32_t op, uint64_t a, uint64_t b, uint64_t c);
 /* Copies of the bounce page; size <= CPC_PAGE_SIZE. */
 void snp_bounce_get(void *to, uint32_t size);
+/* What the host says now; it may say something else a moment later. */
+bool snp_bounce_is_zero(void);
 void snp_bounce_put(const void *from, uint32_t size);
 void snp_park(void);
 uint32_t snp_device_digest(uint8_t digest[32]);

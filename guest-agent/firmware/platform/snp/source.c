@@ -3,12 +3,17 @@
  * Pages of a guest that is to be sent. The host hints at their kinds. A page
  * it calls private is believed when a private access finds it validated; a
  * page it wrongly calls shared or absent is lost to the guest, which notices.
+ *
+ * Shared pages are read by the host for us. A shared access of our own to a
+ * page that the guest makes private in this moment would have the hypervisor
+ * take it back, and with it the guest's data.
  */
 #include "snp.h"
 
-static uint8_t *page_of(const struct cpc_region *region, uint64_t page, uint8_t kind)
+/* A private page. */
+static uint8_t *page_of(const struct cpc_region *region, uint64_t page)
 {
-    return arch_window(kind == CPC_KIND_PRIVATE) +
+    return arch_window(true) +
            (region->first_page + page) * CPC_PAGE_SIZE;
 }
 
@@ -70,11 +75,23 @@ uint32_t snp_kinds(const struct cpc_region *region, uint64_t first, uint32_t pag
     return status;
 }
 
+static uint32_t copy_out(const struct cpc_region *region, uint64_t first,
+                         uint32_t pages, uint8_t *to)
+{
+    for (uint32_t i = 0; i < pages; i++) {               /* <= CPC_RUN_PAGES */
+        uint32_t status = snp_pcall(CPC_PCALL_COPY_OUT, region->id, first + i, 1);
+        if (status != CPC_P_OK) {
+            return PLATFORM_AT(CPC_PCALL_COPY_OUT, status);
+        }
+        snp_bounce_get(to + i * CPC_PAGE_SIZE, CPC_PAGE_SIZE);
+    }
+    return CPC_P_OK;
+}
+
 struct look {
     const struct cpc_region *region;
     uint64_t first;
     uint32_t wanted;
-    const uint8_t *kinds;
     volatile uint32_t at;    /* the page that is being read */
     volatile uint32_t zero;
 };
@@ -86,7 +103,7 @@ static uint32_t look_on(void *argument)
     for (; look->wanted >> look->at != 0; look->at++) {  /* <= CPC_RUN_PAGES */
         uint32_t at = look->at;
         if ((look->wanted >> at & 1) != 0 &&
-            arch_page_is_zero(page_of(look->region, look->first + at, look->kinds[at]))) {
+            arch_page_is_zero(page_of(look->region, look->first + at))) {
             look->zero |= 1u << at;
         }
     }
@@ -96,17 +113,26 @@ static uint32_t look_on(void *argument)
 uint32_t snp_look(const struct cpc_region *region, uint64_t first, uint32_t wanted,
                   uint8_t *kinds, uint32_t *zero)
 {
-    struct look look = { .region = region, .first = first, .wanted = wanted,
-                         .kinds = kinds };
+    struct look look = { .region = region, .first = first, .wanted = wanted };
     struct arch_fault fault;
 
     *zero = 0;
     if (memory_indirect(region)) {
         return CPC_P_OK;
     }
+    for (uint32_t at = 0; look.wanted >> at != 0; at++) {    /* <= CPC_RUN_PAGES */
+        if ((look.wanted >> at & 1) != 0 && kinds[at] == CPC_KIND_SHARED) {
+            uint32_t status = snp_pcall(CPC_PCALL_COPY_OUT, region->id, first + at, 1);
+            if (status != CPC_P_OK) {
+                return PLATFORM_AT(CPC_PCALL_COPY_OUT, status);
+            }
+            look.wanted &= ~(1u << at);
+            look.zero |= snp_bounce_is_zero() ? 1u << at : 0;
+        }
+    }
     /* At most one turn for each page. */
     while (arch_guard(look_on, &look, &fault) == CPC_S_FAULT) {
-        if (!snp_not_validated(&fault) || kinds[look.at] != CPC_KIND_PRIVATE) {
+        if (!snp_not_validated(&fault)) {
             arch_raise(&fault);
         }
         kinds[look.at] = CPC_KIND_ABSENT;
@@ -134,19 +160,6 @@ static uint32_t copy_on(void *argument)
     return CPC_S_OK;
 }
 
-static uint32_t copy_out(const struct cpc_region *region, uint64_t first,
-                         uint32_t pages, uint8_t *to)
-{
-    for (uint32_t i = 0; i < pages; i++) {               /* <= CPC_RUN_PAGES */
-        uint32_t status = snp_pcall(CPC_PCALL_COPY_OUT, region->id, first + i, 1);
-        if (status != CPC_P_OK) {
-            return PLATFORM_AT(CPC_PCALL_COPY_OUT, status);
-        }
-        snp_bounce_get(to + i * CPC_PAGE_SIZE, CPC_PAGE_SIZE);
-    }
-    return CPC_P_OK;
-}
-
 /*
  * Always a copy: an exception in the middle of a seal would leave a sequence
  * number that no record has, and the stream would end with it.
@@ -158,10 +171,10 @@ uint32_t snp_read(const struct cpc_region *region, uint64_t first, uint32_t *pag
     struct arch_fault fault;
 
     *bytes = bounce;
-    if (memory_indirect(region)) {
+    if (kind == CPC_KIND_SHARED) {
         return copy_out(region, first, *pages, bounce);
     }
-    copy.from = page_of(region, first, kind);
+    copy.from = page_of(region, first);
     if (arch_guard(copy_on, &copy, &fault) == CPC_S_FAULT && !snp_not_validated(&fault)) {
         arch_raise(&fault);
     }

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The SEV-SNP platform on the model of such a machine: save areas of gvCPUs,
+ * and the map of guest memory as the host tells it.
+ */
+#include "snp_pair.h"
+
+/* ---- gvCPUs --------------------------------------------------------------- */
+
+static void freeze_fails_while_a_gvcpu_runs(void)
+{
+    begin();
+    pair_open(&pair, ALL);
+    pair.source->snp->keeps_running = true;
+    is_hardware(call(pair.source, CPC_OP_FREEZE, 0, 0, NULL, 0), PLATFORM_RMPADJUST, 3);
+    CHECK_IS(query(pair.source).phase, CPC_PHASE_FAILED);
+    pair.source->snp->keeps_running = false;
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    for (uint32_t i = 0; i < 2; i++) {
+        CHECK(pair.source->snp->trusted[i].vmsa && pair.source->snp->trusted[i].in_use);
+    }
+    end();
+}
+
+static void a_frozen_gvcpu_has_no_save_area(void)
+{
+    begin();
+    pair_open(&pair, ALL);
+    CHECK_IS(call(pair.source, CPC_OP_FREEZE, 0, 0, NULL, 0).status, CPC_S_OK);
+    CHECK(!pair.source->snp->trusted[0].vmsa && !pair.source->snp->trusted[1].vmsa);
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    CHECK(pair.source->snp->trusted[0].in_use && pair.source->snp->trusted[1].in_use);
+    end();
+}
+
+/* gvCPU 1 runs from page 1800 of the guest, as Linux starts its own. */
+static void guest_save_area(void)
+{
+    begin();
+    uint8_t *page = pair.source->region[0].memory + 1800 * CPC_PAGE_SIZE;
+    memcpy(page, pair.source->vmsa + CPC_VMSA_STRIDE, CPC_PAGE_SIZE);
+    mark_dirty(pair.source, 0, 1800);
+    host_snp_follow(pair.source, 1800, 1);
+    rmp(pair.source, 0, 1800)->vmsa = true;
+    rmp(pair.source, 0, 1800)->in_use = true;
+    pair.source->snp->trusted[1].in_use = false;
+    pair.source->snp->gvcpu_vmsa[1] = host_page_gpa(pair.source, 1800);
+    pair_open(&pair, ALL);
+}
+
+static void a_save_area_in_guest_memory_moves(void)
+{
+    guest_save_area();
+    finish(1);
+    CHECK(!rmp(pair.source, 0, 1800)->vmsa);
+    struct answer commit = prepare_and_commit();
+    CHECK_IS(call(pair.destination, CPC_OP_RUN, 0, 0, commit.payload, commit.size).status,
+             CPC_S_OK);
+    CHECK_IS(pair.destination->snp->created, 2);
+    CHECK_IS(pair.destination->snp->ap_vmsa[1],
+             host_trusted_gpa(pair.destination, pair.destination->vmsa + CPC_VMSA_STRIDE));
+    CHECK(memcmp(pair.source->gvcpu[1], pair.destination->gvcpu[1], HOST_VMSA_BYTES) == 0);
+    end();
+}
+
+static void a_save_area_in_guest_memory_resumes(void)
+{
+    guest_save_area();
+    CHECK_IS(call(pair.source, CPC_OP_FREEZE, 0, 0, NULL, 0).status, CPC_S_OK);
+    CHECK(!rmp(pair.source, 0, 1800)->vmsa);
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    CHECK(rmp(pair.source, 0, 1800)->vmsa && rmp(pair.source, 0, 1800)->in_use);
+    end();
+}
+
+/* What the host says gvCPU 1 runs from, and how FREEZE answers. */
+static void freeze_with(uint64_t vmsa_gpa, uint32_t code)
+{
+    begin();
+    touch_page(pair.source, 0, 30, 1);       /* no save area */
+    pair_open(&pair, ALL);
+    host_snp_follow(pair.source, 0, 64);
+    pair.source->snp->gvcpu_vmsa[1] = vmsa_gpa;
+    struct answer answer = call(pair.source, CPC_OP_FREEZE, 0, 0, NULL, 0);
+    CHECK_IS(answer.status, CPC_S_PLATFORM);
+    CHECK_IS(answer.result[0], CPC_PCALL_GVCPU);
+    CHECK_IS(answer.result[1], code);
+    pair.source->snp->gvcpu_vmsa[1] = host_trusted_gpa(pair.source, pair.source->vmsa +
+                                                                    CPC_VMSA_STRIDE);
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    CHECK(pair.source->snp->trusted[0].in_use && pair.source->snp->trusted[1].in_use);
+    end();
+}
+
+static void save_areas_that_cannot_be(void)
+{
+    freeze_with(0, CPC_P_BAD_STATE);
+    freeze_with(CPC_SNP_TRUSTED_GPA, CPC_P_BAD_ARGUMENT);
+    freeze_with(CPC_SNP_TRUSTED_GPA + CPC_PAGE_SIZE, CPC_P_BAD_ARGUMENT); /* gvCPU 0's */
+    freeze_with(CPC_SNP_SHM_GPA, CPC_P_BAD_ARGUMENT);
+    freeze_with(30 * CPC_PAGE_SIZE, CPC_P_BAD_ARGUMENT);                  /* no VMSA */
+    freeze_with(31 * CPC_PAGE_SIZE, CPC_P_BAD_ARGUMENT);                  /* absent */
+    freeze_with(30 * CPC_PAGE_SIZE + 8, CPC_P_BAD_ARGUMENT);
+    freeze_with(UINT64_MAX & ~0xfffull, CPC_P_BAD_ARGUMENT);
+}
+
+static void a_gvcpu_that_is_not_created_can_be_tried_again(void)
+{
+    begin();
+    pair_open(&pair, ALL);
+    finish(1);
+    struct answer commit = prepare_and_commit();
+    pair.destination->snp->refuses_ap = true;
+    is_hardware(call(pair.destination, CPC_OP_RUN, 0, 0, commit.payload, commit.size),
+                PLATFORM_AP_CREATE, 2);
+    CHECK(pair.destination->frozen);
+    CHECK_IS(call(pair.destination, CPC_OP_ABORT, 0, 0, NULL, 0).status, CPC_S_WRONG_PHASE);
+    pair.destination->snp->refuses_ap = false;
+    CHECK_IS(call(pair.destination, CPC_OP_RUN, 0, 0, commit.payload, commit.size).status,
+             CPC_S_OK);
+    CHECK_IS(pair.destination->snp->created, 2);
+    CHECK(!pair.destination->frozen);
+    end();
+}
+
+/* ---- the map -------------------------------------------------------------- */
+
+static struct cpc_snp_extent *extent(uint32_t number)
+{
+    return &host_hints(pair.source)->extent[number];
+}
+
+static void open_with(uint32_t status)
+{
+    CHECK_IS(call(pair.source, CPC_OP_OPEN, CPC_ROLE_SOURCE, ALL, NULL, 0).status, status);
+    end();
+}
+
+/* Extents 0 and 1 are RAM, 2 is video RAM; region 2 is indirect. */
+#define MAP_LIE(name, change)                                                \
+    static void name(void)                                                   \
+    {                                                                        \
+        begin();                                                             \
+        change;                                                              \
+        open_with(CPC_S_BOOT_INFO);                                          \
+    }
+MAP_LIE(map_too_many, host_hints(pair.source)->extents = 65)
+MAP_LIE(map_no_pages, extent(0)->pages = 0)
+MAP_LIE(map_unaligned, extent(0)->gpa = 8)
+MAP_LIE(map_same_gpa, extent(1)->gpa = extent(0)->gpa)
+MAP_LIE(map_gpa_overlaps, extent(1)->gpa = 1599 * CPC_PAGE_SIZE)
+MAP_LIE(map_flat_overlaps, extent(1)->first_page = 1599)
+MAP_LIE(map_on_trusted_memory, extent(1)->gpa = CPC_SNP_TRUSTED_GPA)
+MAP_LIE(map_into_trusted_memory, extent(1)->gpa = CPC_SNP_TRUSTED_GPA - CPC_PAGE_SIZE)
+MAP_LIE(map_on_the_ring, extent(1)->gpa = CPC_SNP_SHM_GPA)
+MAP_LIE(map_on_mmio, extent(1)->gpa = CPC_SNP_MMIO_GPA)
+MAP_LIE(map_wraps, extent(1)->pages = UINT64_MAX)
+MAP_LIE(map_behind_the_region, extent(1)->pages++)
+MAP_LIE(map_before_the_region, extent(2)->first_page--)
+MAP_LIE(map_of_an_indirect_region,
+        host_hints(pair.source)->table.region[1].flags |= CPC_REGION_INDIRECT)
+MAP_LIE(map_of_no_region, host_hints(pair.source)->table.region[1].flags = 0)
+
+/* A table that changes while it is copied is a table that makes no sense, or
+   one of another generation. Whatever it is, a page stays where it was. */
+static void a_page_cannot_move(void)
+{
+    begin();
+    CHECK_IS(call(pair.source, CPC_OP_OPEN, CPC_ROLE_SOURCE, ALL, NULL, 0).status, CPC_S_OK);
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    extent(1)->gpa += CPC_PAGE_SIZE;
+    open_with(CPC_S_BOOT_INFO);
+}
+
+static void the_map_may_grow(void)
+{
+    begin();
+    extent(1)->pages -= 100;
+    CHECK_IS(call(pair.source, CPC_OP_OPEN, CPC_ROLE_SOURCE, ALL, NULL, 0).status, CPC_S_OK);
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    extent(1)->pages += 100;
+    open_with(CPC_S_OK);
+}
+
+/* Both hosts are asked where the guest's pages are; they must say the same. */
+static void another_map_at_the_destination_is_refused(void)
+{
+    begin();
+    host_hints(pair.destination)->extent[2].gpa += CPC_PAGE_SIZE;
+    struct answer hello_s = call(pair.source, CPC_OP_OPEN, CPC_ROLE_SOURCE, ALL, NULL, 0);
+    struct answer hello_d = call(pair.destination, CPC_OP_OPEN, CPC_ROLE_DESTINATION, ALL,
+                                 NULL, 0);
+    hello_s = call(pair.destination, CPC_OP_ACCEPT, 0, 0, hello_s.payload, hello_s.size);
+    hello_d = call(pair.source, CPC_OP_ACCEPT, 0, 0, hello_d.payload, hello_d.size);
+    CHECK_IS(call(pair.source, CPC_OP_CONFIRM, 0, 0, hello_s.payload, 32).status,
+             CPC_S_CONFIRMATION);
+    CHECK_IS(call(pair.destination, CPC_OP_CONFIRM, 0, 0, hello_d.payload, 32).status,
+             CPC_S_CONFIRMATION);
+    end();
+}
+
+#define T(name) { #name, name }
+static const struct test tests[] = {
+    T(freeze_fails_while_a_gvcpu_runs), T(a_frozen_gvcpu_has_no_save_area),
+    T(a_save_area_in_guest_memory_moves), T(a_save_area_in_guest_memory_resumes),
+    T(save_areas_that_cannot_be), T(a_gvcpu_that_is_not_created_can_be_tried_again),
+    T(map_too_many), T(map_no_pages), T(map_unaligned), T(map_same_gpa),
+    T(map_gpa_overlaps), T(map_flat_overlaps), T(map_on_trusted_memory),
+    T(map_into_trusted_memory), T(map_on_the_ring), T(map_on_mmio), T(map_wraps),
+    T(map_behind_the_region), T(map_before_the_region), T(map_of_an_indirect_region),
+    T(map_of_no_region), T(a_page_cannot_move), T(the_map_may_grow),
+    T(another_map_at_the_destination_is_refused),
+};
+TEST_MAIN(tests)

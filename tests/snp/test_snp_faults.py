@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a hostile host does to an SEV-SNP guest: it stops, or goes on unharmed, and never with
+wrong data; QEMU lives on and says why the guest ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cpcctl.host.qmp import QmpError
+from tests.patience import patient
+from tests.snp import fuzz_image
+from tests.snp.boot import MEMORY_MIB, OBJECTS, Guest, Parts, command
+from tests.snp.fuzz_image import Mode
+
+Boot = Callable[..., Guest]
+Launch = Callable[[list[str]], Guest]
+# A guest that has ended leaves QEMU to be asked about it.
+STAYS = ["-action", "panic=pause,shutdown=pause"]
+HELD_MIB = 96
+SECONDS, ASK_SECONDS, LOOK_SECONDS = 120.0, 8.0, 0.3
+# One page of so many: a command for each takes its time, and the guest holds 24,576.
+STEP = 32 * 4096
+INTACT, CHANGED, STOPPED = "intact", "changed", "stopped"
+
+
+def hold(guest: Guest, mib: int = HELD_MIB) -> None:
+    """Fill a good part of the guest's memory, with a checksum beside it."""
+    guest.run(f"dd if=/dev/urandom of=/data/held bs=1M count={mib}", SECONDS)
+    guest.run("md5sum /data/held > /data/sum", SECONDS)
+
+
+def running(guest: Guest) -> bool:
+    """Whether the guest runs. Fails when QEMU is dead."""
+    assert guest.ended() is None, guest.words()
+    return bool(guest.qmp().execute("query-status")["running"])
+
+
+def outcome(guest: Guest) -> str:
+    """What has become of the guest and of what it held. Fails when it does not say in time.
+
+    The question is typed anew while no answer comes: the fault may befall the typing.
+    """
+    deadline = time.monotonic() + patient(SECONDS)
+    start = len(guest.console())
+    while time.monotonic() < deadline:
+        guest.type("\nmd5sum -c /data/sum")
+        again = time.monotonic() + patient(ASK_SECONDS)
+        while time.monotonic() < again:
+            said = guest.console(LOOK_SECONDS)[start:]
+            if "/data/held: FAILED" in said or "WARNING: 1 computed" in said:
+                return CHANGED
+            if not running(guest) or "Kernel panic" in said:
+                return STOPPED
+            if "/data/held: OK" in said:
+                return INTACT
+    raise AssertionError(f"neither runs nor stops: {guest.console()[start:][-2000:]}")
+
+
+def spoil(guest: Guest, fault: str) -> int:
+    """Do something to one page of every STEP above 16 MiB; to how many it was done."""
+    done = 0
+    for address in range(16 << 20, MEMORY_MIB << 20, STEP):
+        try:
+            guest.qmp().execute("sev-emulation-inject", fault=fault, gpa=address)
+            done += 1
+        except QmpError as error:
+            assert "private" in str(error.cause) or "save area" in str(error.cause)
+    return done
+
+
+@pytest.mark.parametrize(
+    ("fault", "kernel"), [("rmp-remap", "6.1"), ("rmp-unvalidate", "6.12")]
+)
+def test_a_guest_whose_pages_are_exchanged_ends_itself(
+    boot: Boot, fault: str, kernel: str
+) -> None:
+    """Also replayed requests: a page that was made private is made so again."""
+    guest = boot(kernel, extra=STAYS)
+    hold(guest)
+    assert spoil(guest, fault) > HELD_MIB * (1 << 20) // STEP
+    assert outcome(guest) == STOPPED
+    # Where it was when it met such a page decides how: by a request, a panic, a triple fault.
+    if (ended := guest.query().get("terminated")) is not None:
+        assert f"the guest terminated itself: {ended['reason']}" in guest.words()
+
+
+def with_disk(disk: Path) -> list[str]:
+    """An empty disk."""
+    disk.write_bytes(bytes(32 << 20))
+    drive = f"file={disk},format=raw,if=none,id=d0"
+    device = "virtio-blk-pci,drive=d0,iommu_platform=on,disable-legacy=on"
+    return [*STAYS, "-drive", drive, "-device", device]
+
+
+def test_garbage_in_shared_pages_harms_nothing_else(boot: Boot, tmp_path: Path) -> None:
+    """While a disk, whose rings and buffers are shared pages, is in use."""
+    guest = boot("6.12", extra=with_disk(tmp_path / "disk"))
+    hold(guest)
+    guest.run(
+        "(while dd if=/dev/urandom of=/dev/vda bs=64k count=64; do :; done) "
+        "> /dev/null 2>&1 & true"
+    )
+    assert spoil(guest, "shared-garbage")
+    assert outcome(guest) in (INTACT, STOPPED)
+
+
+CHECKS = (
+    "(i=0; while md5sum -c -s /data/sum; do i=$((i + 1)); "
+    "echo $i | dd of=/dev/vda bs=512 conv=sync,fsync; done; "
+    "echo BAD | dd of=/dev/vda bs=512 conv=sync,fsync) > /dev/null 2>&1 & true"
+)
+
+
+def test_random_answers_to_requests(boot: Boot, tmp_path: Path) -> None:
+    """They garble the console, so the guest checks what it holds again and again, and has
+    the count of its checks on the disk."""
+    disk = tmp_path / "disk"
+    guest = boot("6.12", extra=with_disk(disk))
+    hold(guest, 16)
+    guest.run(CHECKS)
+
+    def checks() -> int:
+        word = disk.read_bytes()[:16].split(b"\0")[0].strip()
+        assert word != b"BAD", "the guest went on with wrong data"
+        return int(word or b"0")
+
+    def wait_for_more() -> None:
+        deadline, wanted = time.monotonic() + patient(SECONDS), checks() + 3
+        while running(guest) and checks() < wanted and "Kernel panic" not in guest.console():
+            assert time.monotonic() < deadline, f"after {checks()} checks: {guest.console()}"
+            guest.console(LOOK_SECONDS)
+
+    wait_for_more()
+    assert running(guest) and checks()
+    guest.qmp().execute("sev-emulation-inject", fault="ghcb-reply", count=200)
+    wait_for_more()
+
+
+def test_withheld_page_state_changes(parts: Parts, launch: Launch) -> None:
+    """From the first one on: what the firmware shares with the host stays private, so that
+    the host's devices cannot write there, and the firmware waits for them in vain."""
+    guest = launch(command(parts, OBJECTS["sev-snp"], extra=[*STAYS, "-S"]))
+    guest.qmp().execute("sev-emulation-inject", fault="psc-withhold", count=0xFFFFFFFF)
+    guest.qmp().execute("cont")
+    deadline = time.monotonic() + patient(SECONDS)
+    while running(guest) and not guest.query()["writes-denied"]:
+        assert time.monotonic() < deadline, guest.console()
+        guest.console(LOOK_SECONDS)
+    assert "Linux version" not in guest.console()
+
+
+def ending(parts: Parts, folder: Path, mode: Mode, end: int = 0) -> list[str]:
+    """A guest that does nothing but end itself."""
+    firmware = folder / "firmware"
+    firmware.write_bytes(fuzz_image.image(1, mode, end))
+    base = fuzz_image.arguments(parts.qemu, parts.qemu_data, firmware)
+    return [*base, "-serial", "null", *STAYS, "-S"]
+
+
+def to_the_end(guest: Guest) -> None:
+    """Let it run until it stops."""
+    guest.qmp().execute("cont")
+    deadline = time.monotonic() + patient(SECONDS)
+    while running(guest):
+        assert time.monotonic() < deadline, guest.words()
+        guest.console(LOOK_SECONDS)
+
+
+@pytest.mark.parametrize("mode", [Mode.END_BY_MSR, Mode.END_BY_PAGE], ids=lambda mode: mode.name)
+@pytest.mark.parametrize(
+    ("reasons", "code", "words"),
+    [
+        (0, 0, "no particular reason"),
+        (0, 2, "a missing SEV-SNP feature"),
+        (1, 2, "PVALIDATE failed"),
+        (15, 255, "unknown"),
+    ],
+)
+def test_why_a_guest_ended_itself(
+    parts: Parts, launch: Launch, tmp_path: Path, mode: Mode, reasons: int, code: int, words: str
+) -> None:
+    guest = launch(ending(parts, tmp_path, mode, reasons | code << 4))
+    assert "terminated" not in guest.query()
+    to_the_end(guest)
+    assert guest.qmp().execute("query-status")["status"] == "guest-panicked"
+    assert guest.query()["terminated"] == {"set": reasons, "code": code, "reason": words}
+    said = f"the guest terminated itself: {words} (reason set {reasons}, code {code})"
+    assert said in guest.words()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"fault": "shared-garbage", "gpa": 0x100000}, "the page is private"),
+        ({"fault": "rmp-remap", "gpa": 0x400000}, "a private page of an SEV-SNP guest is needed"),
+        ({"fault": "rmp-unvalidate", "gpa": 1 << 40}, "an address in the guest's memory"),
+        ({"fault": "rmp-unvalidate"}, "gpa has to be"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(
+    parts: Parts, launch: Launch, tmp_path: Path, arguments: dict[str, Any], words: str
+) -> None:
+    guest = launch(ending(parts, tmp_path, Mode.END_BY_MSR))
+    to_the_end(guest)  # memory is private from the start on
+    with pytest.raises(QmpError) as error:
+        guest.qmp().execute("sev-emulation-inject", **arguments)
+    assert words in str(error.value.cause)
