@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo    set everything up, migrate a live guest, show a report
-# make test    the same set-up, then every test, with TCG
+# make test    the same set-up, then every test, with TCG and with KVM
 #
 # Every goal is incremental: things are built into the cache (CPC_CACHE, by
 # default ~/.cache/cpc) under a digest of what they are made from.
 
 CACHE := $(if $(CPC_CACHE),$(abspath $(CPC_CACHE)),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cpc)
 export CPC_CACHE := $(CACHE)
-PYTHON := $(CACHE)/current/venv/bin/python
 SETUP := /usr/bin/python3 -m
+# Of this checkout, whichever was set up last.
+PYTHON = $(shell $(SETUP) cpcctl.setup.venv --print)/bin/python
 ARGS ?=
 
-.PHONY: help demo bench bench-kvm test test-fast test-kvm test-long lint setup packages venv qemu firmware guest ovmf clean
+.PHONY: help demo bench bench-kvm bench-snp test test-fast test-kvm test-long lint setup packages venv qemu firmware guest ovmf clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
-	@echo 'also:        test-fast test-kvm test-long bench bench-kvm lint, and packages venv qemu firmware guest ovmf alone'
+	@echo 'also:        test-fast test-kvm test-long bench bench-kvm bench-snp lint, and packages venv qemu firmware guest ovmf alone'
 
 packages:
 	@$(SETUP) cpcctl.setup.packages
@@ -43,14 +44,19 @@ demo: setup
 bench: setup
 	@$(PYTHON) -m cpcctl bench $(ARGS)
 
+# With ARGS only what they choose; the run with KVM has its own, test-kvm ARGS=...
 test: setup
 	@$(PYTHON) -m pytest tests $(ARGS)
+	$(if $(ARGS),,@$(MAKE) -s test-kvm)
 
 test-kvm: setup
 	@$(PYTHON) -m tests.nested.kvm test $(ARGS)
 
 bench-kvm: setup
 	@$(PYTHON) -m tests.nested.kvm bench $(ARGS)
+
+bench-snp: setup
+	@$(PYTHON) -m tests.snp.bench $(ARGS)
 
 test-fast: setup
 	@$(PYTHON) -m pytest tests -m 'not slow' $(ARGS)

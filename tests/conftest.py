@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cpcctl.demo.hosts import NoNamespaces, World
-from cpcctl.setup import store
+from cpcctl.setup import store, venv
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -42,6 +42,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Everything that the tests start is told the accelerator, and finds out once
     whether KVM works."""
+    imported = venv.imported(Path(sys.prefix))
+    if imported != venv.TOP:
+        # What the tests start would run another checkout's code, or none.
+        raise pytest.UsageError(f"{sys.prefix} has {imported or 'no'}/cpcctl; run here: make venv")
     os.environ[accel.VARIABLE] = config.getoption("--accel")
     folder = tempfile.TemporaryDirectory(prefix="cpc-verdict-")
     config.add_cleanup(folder.cleanup)

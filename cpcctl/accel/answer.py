@@ -27,6 +27,8 @@ DONE = LETTERS + "ok"
 WORDS_MAX = 300
 LOOK = "dmesg | grep -i kvm"
 ELSEWHERE = "use a host that has KVM of its own; cpcctl doctor asks again"
+# A verdict is kept until the next boot, also one that was reached in a bad moment.
+BUSY = "if this host was only busy: cpcctl doctor (it asks again)"
 
 
 def done(said: str) -> bool:
@@ -50,9 +52,11 @@ def step(said: str) -> str:
 def hang(said: str, seconds: float, answers: bool) -> Verdict:
     """Nothing more came in time. answers: QEMU itself did."""
     if not answers and not said:
-        return Verdict(HANG, f"QEMU did not answer within {seconds:g} s", LOOK)
+        return Verdict(HANG, f"QEMU did not answer within {seconds:g} s", f"{BUSY}; else {LOOK}")
     return Verdict(
-        HANG, f"a small guest hung for {seconds:g} s; it came as far as {step(said)}", ELSEWHERE
+        HANG,
+        f"a small guest hung for {seconds:g} s; it came as far as {step(said)}",
+        f"{BUSY}; else use one that has KVM of its own",
     )
 
 

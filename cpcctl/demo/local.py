@@ -102,9 +102,11 @@ def client_count(guest: Guest, host: Host) -> int:
 def run(place: LocalPlace, parts: Parts, say: demo.Say) -> Findings:
     """The whole demonstration. Raises CpcError where a cpcctl command fails."""
     secret = demo.fresh_secret()
+    readings = demo.side_by_side(place, parts, say)
     say("control: the same check on QEMU's own plaintext migration")
     seen = control(place, parts, secret)
-    say(f"starting a {demo.MEMORY_MIB} MiB guest; Redis in it fills {demo.LOAD_MIB} MiB")
+    what = demo.described(parts)
+    say(f"starting a {demo.MEMORY_MIB} MiB {what}; Redis in it fills {demo.LOAD_MIB} MiB")
     jobs = f"redis,secret:{secret},load:{demo.LOAD_MIB},client"
     append = cmdline(jobs, USER_ADDRESS)
     spec = definition("demo", parts, append, demo.MEMORY_MIB, hvcpu_count(), None)
@@ -143,6 +145,7 @@ def run(place: LocalPlace, parts: Parts, say: demo.Say) -> Findings:
     total, mismatched, broken, pause = (int(word) for word in told.groups())
     say("checking the guest's memory from inside")
     after = demo.digest(guest, place.b)
+    readings += demo.after_move(place, parts, secret)
     call(place.b, "vm", "stop", "demo", "--force")
     return Findings(
         platform=str(status.get("platform", "plain")),
@@ -165,5 +168,6 @@ def run(place: LocalPlace, parts: Parts, say: demo.Say) -> Findings:
         digest_before=before,
         digest_after=after,
         protection=demo.protection(str(status.get("platform", "plain"))),
+        readings=readings,
         faults=[f"the ring scan failed: {s.error}" for s in scanners if s.error],
     )

@@ -2,7 +2,8 @@
 """QEMU's own, plaintext migration of the same guest: what ours is compared with.
 
 The same binary without the cpc device, the same memory backend, no bandwidth
-limit. Used by the demo as proof that its check can fail, and by the bench.
+limit. Used by the demo as proof that its check can fail, and by the bench. With an
+OVMF it is an emulated SEV-SNP guest, which nothing migrates.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from cpcctl.config.patience import patient
 from cpcctl.demo.hosts import Host, Place, kill, wait_until
 from cpcctl.errors import CpcError
 from cpcctl.host.qmp import Qmp
-from cpcctl.vm.command import accelerator
+from cpcctl.snp.definition import DEFAULT_CPU
+from cpcctl.vm.command import POSITION, accelerator
 
 UNLIMITED = 1 << 40
 SOCKET_SECONDS = patient(20.0)
@@ -27,7 +29,7 @@ SOCKET_SECONDS = patient(20.0)
 
 @dataclass(frozen=True)
 class PlainGuest:
-    """What the guest is; sizes in MiB."""
+    """What the guest is; sizes in MiB. ovmf: the firmware of an SEV-SNP guest."""
 
     qemu: Path
     qemu_data: Path
@@ -38,6 +40,18 @@ class PlainGuest:
     vcpus: int = 1
     tap: str | None = "tap1"
     accel: str = "tcg"
+    ovmf: Path | None = None
+
+    @property
+    def platform(self) -> list[str]:
+        """The machine and the processor."""
+        machine = "q35,memory-backend=ram0"
+        if self.ovmf is None:
+            return ["-machine", machine, "-cpu", "max"]
+        return [
+            "-machine", f"{machine},confidential-guest-support=sev0", "-cpu", DEFAULT_CPU,
+            "-object", f"sev-snp-guest,id=sev0,{POSITION}", "-bios", str(self.ovmf),
+        ]  # fmt: skip
 
     @property
     def netdev(self) -> str:
@@ -84,8 +98,8 @@ class PlainVm:
         memory = f"memory-backend-memfd,id=ram0,size={guest.memory_mib}M,share=on"
         argv = [
             str(guest.qemu), "-L", str(guest.qemu_data), "-no-user-config", "-nodefaults",
-            "-display", "none", "-machine", "q35,memory-backend=ram0", "-object", memory,
-            "-accel", accelerator(guest.accel), "-cpu", "max", "-smp", str(guest.vcpus),
+            "-display", "none", "-object", memory, *guest.platform,
+            "-accel", accelerator(guest.accel), "-smp", str(guest.vcpus),
             "-m", f"{guest.memory_mib}M",
             "-netdev", guest.netdev,
             "-device", "virtio-net-pci,id=nic0,netdev=net0,mac=52:54:00:70:6c:61,romfile=",

@@ -18,6 +18,24 @@ class Watched:
     missed: int = 0
 
 
+# What came when the host asked QEMU for a guest's memory, and searched it for a secret.
+SECRET = "the secret"
+SCRAMBLED = "scrambled"
+REFUSED = "refused"
+NOTHING = "no secret"  # and nothing scrambled, so it was looked for in the wrong place
+
+PLAIN_GUEST, SNP_GUEST, MOVED_GUEST = "plain guest", "SEV-SNP guest", "migrated guest"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """guest: which, for people; door: the QMP command; answer: one of the above."""
+
+    guest: str
+    door: str
+    answer: str
+
+
 @dataclass(frozen=True)
 class Findings:
     """Everything measured. Times in seconds, clock readings monotonic.
@@ -27,6 +45,8 @@ class Findings:
     window:    clock when the migration began and ended
     control:   what the same capture saw of a plaintext migration
     ring_hits, ring_passes: the ring files of both hosts together
+    readings:  what the host could read of a plain guest, of an SEV-SNP guest, and of the
+               one that moved; of a demo with an SEV-SNP guest only
     """
 
     platform: str
@@ -42,6 +62,7 @@ class Findings:
     digest_before: str
     digest_after: str
     protection: str
+    readings: list[Reading] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
 
@@ -103,6 +124,7 @@ def document(found: Findings) -> dict[str, Any]:
             "seen_in_plaintext_migration": found.control.hits > 0,
         },
         "guest_memory_verified": verified(found),
+        "host_reads": [vars(reading) for reading in found.readings],
         "protection": found.protection,
         "problems": problems(found),
     }
@@ -129,7 +151,32 @@ def problems(found: Findings) -> list[str]:
         (found.control.hits == 0, "the check did not find the secret in a plaintext migration"),
         (not verified(found), "the guest's memory is not what it was"),
     ]
-    return found.faults + [text for broken, text in rules if broken]
+    return found.faults + [text for broken, text in rules if broken] + _misread(found)
+
+
+def _misread(found: Findings) -> list[str]:
+    """What is wrong with the answers of the host's doors."""
+    if found.platform == "plain":
+        return []
+    bad = [
+        f"{each.door} of the {each.guest} gave: {each.answer}"
+        for each in found.readings
+        if (each.answer == SECRET) != (each.guest == PLAIN_GUEST)
+        or each.answer == NOTHING
+    ]
+    lacking = {PLAIN_GUEST, SNP_GUEST, MOVED_GUEST} - {each.guest for each in found.readings}
+    return bad + [f"nobody tried to read the {guest}" for guest in sorted(lacking)]
+
+
+def _side_by_side(readings: list[Reading]) -> str:
+    """A line a door, a column a guest."""
+    guests = list(dict.fromkeys(each.guest for each in readings))
+    doors = list(dict.fromkeys(each.door for each in readings))
+    answers = {(each.door, each.guest): each.answer for each in readings}
+    return table(
+        ("WHAT THE HOST READS BY", *(guest.upper() for guest in guests)),
+        [(door, *(answers.get((door, guest), "-") for guest in guests)) for door in doors],
+    )
 
 
 def _seconds(value: float | None) -> str:
@@ -153,6 +200,8 @@ def text(found: Findings) -> str:
         parts.append(
             table(("ROUND", "PAGES SENT", "ZERO PAGES", "DIRTY AFTER", "BYTES", "TIME"), rows)
         )
+    if found.readings:
+        parts.append(_side_by_side(found.readings))
     yes, no = "yes", "no"
     parts.append(
         pairs(

@@ -8,13 +8,21 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from cpcctl.config.patience import patient
-from cpcctl.demo import plain, watch
+from cpcctl.demo import plain, reading, watch
 from cpcctl.demo.console import Console
 from cpcctl.demo.hosts import Host, Place, World
-from cpcctl.demo.report import Findings, Watched
+from cpcctl.demo.report import (
+    MOVED_GUEST,
+    PLAIN_GUEST,
+    SNP_GUEST,
+    Findings,
+    Reading,
+    Watched,
+)
 from cpcctl.demo.scan import RingScanner, wait_for_file
 from cpcctl.demo.scene import Guest, Parts, cmdline, definition, hvcpu_count
 
@@ -61,12 +69,39 @@ def digest(guest: Guest, where: Host) -> str:
     return found[1] if found else ""
 
 
+def described(parts: Parts) -> str:
+    """The guest that is migrated, in words."""
+    return "guest" if parts.ovmf is None else f"{parts.platform} guest"
+
+
+def side_by_side(place: Place, parts: Parts, say: Say) -> list[Reading]:
+    """What the host reads of a small plain guest and of the same as an SEV-SNP guest;
+    nothing where the demo has no SEV-SNP guest."""
+    if parts.ovmf is None:
+        return []
+    say("side by side: what the host reads of a plain guest and of an SEV-SNP guest")
+    both = parts.plain(cmdline(""), CONTROL_MIB, None)
+    found: list[Reading] = []
+    for name, guest in ((PLAIN_GUEST, both), (SNP_GUEST, replace(both, ovmf=parts.ovmf))):
+        found += reading.small(place.a, guest, name, CONTROL_SECONDS)
+    return found
+
+
+def after_move(place: Place, parts: Parts, secret: str) -> list[Reading]:
+    """What the destination reads of the guest that came, if it is an SEV-SNP guest."""
+    if parts.ovmf is None:
+        return []
+    return reading.moved(place.b, "demo", MOVED_GUEST, MEMORY_MIB, secret.encode())
+
+
 def run(world: World, parts: Parts, say: Say) -> Findings:
     """The whole demonstration. Raises CpcError where a cpcctl command fails."""
     secret = fresh_secret()
+    readings = side_by_side(world, parts, say)
     say("control: the same check on QEMU's own plaintext migration")
     seen = control(world, parts, secret)
-    say(f"starting a {MEMORY_MIB} MiB guest on host-a; Redis in it fills {LOAD_MIB} MiB")
+    what = described(parts)
+    say(f"starting a {MEMORY_MIB} MiB {what} on host-a; Redis in it fills {LOAD_MIB} MiB")
     jobs = f"redis,secret:{secret},load:{LOAD_MIB}"
     spec = definition("demo", parts, cmdline(jobs), MEMORY_MIB, hvcpu_count(), "tap0")
     guest = Guest(world, spec)
@@ -96,6 +131,7 @@ def run(world: World, parts: Parts, say: Say) -> Findings:
         scanner.stop()
     say("checking the guest's memory from inside")
     after = digest(guest, world.b)
+    readings += after_move(world, parts, secret)
     faults = [f"the ring scan failed: {s.error}" for s in scanners if s.error]
     return Findings(
         platform=str(status.get("platform", "plain")),
@@ -111,6 +147,7 @@ def run(world: World, parts: Parts, say: Say) -> Findings:
         digest_before=before,
         digest_after=after,
         protection=protection(str(status.get("platform", "plain"))),
+        readings=readings,
         faults=faults,
     )
 

@@ -69,15 +69,20 @@ def link(name: str, folder: Path) -> None:
     os.replace(fresh, place)
 
 
+def place(name: str, digest: str) -> Path:
+    """Where a thing is, or would be."""
+    return root() / f"{name}-{digest}"
+
+
 def provide(name: str, digest: str, build: Callable[[Path], None]) -> Path:
     """The folder of a thing; build(folder) runs only if it is not there yet.
 
     Raises whatever build raises; nothing is published then.
     """
-    folder = root() / f"{name}-{digest}"
+    folder = place(name, digest)
     with lock(name):
         if not folder.is_dir():
-            part = root() / f"{name}-{digest}.part"
+            part = place(name, f"{digest}.part")
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
             build(part)

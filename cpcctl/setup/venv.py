@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python environment: this checkout, editable, and what its tests use."""
+"""The Python environment: this checkout, editable, and what its tests use.
+
+Each checkout has its own. ``current/venv`` is that of the last one that was set
+up; ``--print`` says which folder is this checkout's.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +27,31 @@ def recipe_key() -> str:
     return store.key(
         [str(TOP), version], [TOP / "setup.cfg", TOP / "pyproject.toml", CONSTRAINTS]
     )
+
+
+def imported(folder: Path) -> Path | None:
+    """The folder whose cpcctl an environment imports; None when it imports none."""
+    command = [str(folder / "bin/python"), "-P", "-c", "import cpcctl; print(*cpcctl.__path__)"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    try:
+        done = subprocess.run(
+            command, cwd="/", env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return Path(done.stdout.strip()).resolve().parent
+
+
+def discard_foreign(folder: Path) -> None:
+    """Remove an environment that imports another checkout's cpcctl, or none.
+
+    Somebody may have installed another one into it.
+    """
+    with store.lock("venv"):
+        if folder.is_dir() and (found := imported(folder)) != TOP:
+            store.say(f"venv: {folder} has {found or 'no'}/cpcctl; it is made anew")
+            shutil.rmtree(folder)
 
 
 def build(folder: Path) -> None:
@@ -47,7 +78,13 @@ def relocate(folder: Path, final: Path) -> None:
 def main() -> int:
     """Build the environment unless it is there; 2 when pip cannot."""
     try:
-        store.provide("venv", recipe_key(), build)
+        key = recipe_key()
+        folder = store.place("venv", key)
+        if sys.argv[1:] == ["--print"]:
+            print(folder)
+            return 0
+        discard_foreign(folder)
+        store.provide("venv", key, build)
     except (OSError, subprocess.CalledProcessError) as error:
         store.say(f"error: the Python environment cannot be built: {error}")
         return 2

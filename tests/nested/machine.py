@@ -160,7 +160,10 @@ def _drain(output: socket.socket) -> None:
 def _late(said: bytes, seconds: float) -> str:
     if not said:
         return f"the Debian guest did not boot within {BOOT_SECONDS:g} s"
-    return f"the command in the Debian guest did not end within {seconds:g} s"
+    return (
+        f"the command in the Debian guest did not end within {seconds:g} s; "
+        "on a slow or busy machine CPC_TEST_PATIENCE=2 doubles every limit"
+    )
 
 
 def _died(process: subprocess.Popen[bytes]) -> str:

@@ -21,7 +21,7 @@ from tests.nested.system import file_system
 
 TOP = Path(__file__).resolve().parents[2]
 # What `make setup` builds, and things that tests built for themselves.
-BUILT = ("venv", "qemu", "firmware", "guest", "test-*")
+BUILT = ("qemu", "firmware", "guest", "test-*")
 START = ".cpc-nested-start"
 
 
@@ -78,15 +78,24 @@ def _checkout(tree: Path) -> None:
     )
 
 
+def environment() -> Path:
+    """The Python environment that runs this; the one in use when that is not ours."""
+    mine = Path(sys.prefix).resolve()
+    return mine if mine.parent == store.root().resolve() else store.current("venv").resolve()
+
+
 def _built(tree: Path) -> None:
     """The things in use, each with the link that says so."""
-    for name in BUILT:
-        for link in store.current("x").parent.glob(name):
-            folder = link.resolve()
-            place = _inside(tree, folder)
-            if not place.exists():
-                shutil.copytree(folder, place, symlinks=True, copy_function=_link)
-            _inside(tree, link).symlink_to(os.readlink(link))
+    found = {
+        link: link.resolve() for name in BUILT for link in store.current("x").parent.glob(name)
+    }
+    # Here that link may be another checkout's by now.
+    found[store.current("venv")] = environment()
+    for link, folder in found.items():
+        place = _inside(tree, folder)
+        if not place.exists():
+            shutil.copytree(folder, place, symlinks=True, copy_function=_link)
+        _inside(tree, link).symlink_to(folder)
 
 
 def disk(out: Path, start: str) -> None:

@@ -22,8 +22,10 @@ from cpcctl.vm import lifecycle
 from tests.nested import machine, project, system
 
 FAILED = 125
-SECONDS = 2400.0
+SECONDS = 1080.0
 MEMORY_MIB = 6144
+# Less than this, and tests fail in there for want of memory.
+LEAST_MIB = 3072
 # How much longer than here things take in there; limits of tests are multiplied by it.
 PATIENCE = 6.0
 
@@ -49,8 +51,17 @@ def environment(patience: float) -> dict[str, str]:
 
 
 def memory_mib() -> int:
-    """Memory of the guest: enough for two VMs of 2 GiB, but half of what is free here."""
-    return min(MEMORY_MIB, lifecycle.available_memory() >> 21)
+    """Memory of the guest: enough for two VMs of 2 GiB, but half of what is free here.
+
+    Raises NestedError when that is too little.
+    """
+    half = lifecycle.available_memory() >> 21
+    if half < LEAST_MIB:
+        raise machine.NestedError(
+            f"half of this machine's free memory, {half} MiB, is too little for the Debian "
+            f"guest, which needs {LEAST_MIB} MiB: end other programs, or run this elsewhere"
+        )
+    return min(MEMORY_MIB, half)
 
 
 def run(argv: Sequence[str], seconds: float = SECONDS, patience: float = PATIENCE) -> int:
@@ -60,6 +71,7 @@ def run(argv: Sequence[str], seconds: float = SECONDS, patience: float = PATIENC
     OSError and CalledProcessError when the guest itself fails.
     """
     begin = time.monotonic()
+    memory = memory_mib()
     qemu = store.current("qemu")
     folder = system.provide(qemu / "bin/qemu-system-x86_64")
     with project.workplace() as place:
@@ -67,7 +79,7 @@ def run(argv: Sequence[str], seconds: float = SECONDS, patience: float = PATIENC
         project.disk(place / "project.ext4", start)
         guest = machine.Guest(
             qemu / "bin/qemu-system-x86_64", qemu / "share/qemu", folder, place / "project.ext4",
-            memory_mib(),
+            memory,
         )
         store.say(f"nested: booting; its disks took {time.monotonic() - begin:.0f} s")
         return machine.run(guest, place / "console.log", seconds)

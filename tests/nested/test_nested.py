@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cpcctl.vm import lifecycle
 from tests.nested import kvm, machine, project, run
 from tests.patience import patient
 
@@ -49,8 +51,9 @@ def test_the_first_line_says_which_way_and_why(
         seen.append(("here", command))
         return subprocess.CompletedProcess(command, 3)
 
-    def there(command: list[str]) -> int:
+    def there(command: list[str], seconds: float) -> int:
         seen.append(("there", command))
+        assert machine.BOOT_SECONDS + seconds <= 20 * 60
         return 3
 
     monkeypatch.setattr(kvm, "ask_doctor", lambda: why)
@@ -68,11 +71,69 @@ def test_the_nested_guest_runs_what_is_marked_unless_told_otherwise() -> None:
 
     assert pytest_of(nested=True)[-2:] == ["-m", "kvm"]
     assert "-m" not in pytest_of(nested=False)[3:]
-    assert pytest_of("-k", "chain", nested=True).count("-m") == 1  # python -m pytest
     for nested in (True, False):
         argv = pytest_of(nested=nested)
         assert argv[argv.index("--accel") + 1] == "kvm"
         assert "kvm" in kvm.commands("bench", (), nested)[0]
+
+
+@pytest.mark.parametrize(
+    ("argument", "selects"),
+    [
+        ("-m", True), ("-k", True), ("-mvm", True), ("-kchain", True), ("-xk", True),
+        ("-vvmvm and not long", True), ("-v", False), ("--maxfail=1", False), ("--markers", False),
+        ("-otimeout=9", False), ("-pmy", False), ("tests/onevm/test-m.py", False), ("m", False),
+    ],
+)  # fmt: skip
+def test_what_selects_tests_takes_the_place_of_the_mark(argument: str, selects: bool) -> None:
+    argv = kvm.commands("test", [argument], nested=True)[-1]
+    assert argv[-1] == argument
+    assert (argv[-3:-1] == ["-m", "kvm"]) != selects
+
+
+def test_the_nested_run_ends_with_what_fails_first(tmp_path: Path) -> None:
+    """And nothing runs twice."""
+    first, second = f"echo one >> {tmp_path}/log; exit $CODE", f"echo two >> {tmp_path}/log; exit 5"
+    for code, lines in ((0, ["one", "two"]), (7, ["one"])):
+        (tmp_path / "log").unlink(missing_ok=True)
+        done = subprocess.run(
+            ["sh", "-c", kvm.SCRIPT, "sh", shlex.join(["sh", "-c", first]),
+             shlex.join(["sh", "-c", second])],
+            check=False, env={**os.environ, "CODE": str(code)},
+        )  # fmt: skip
+        assert done.returncode == (code or 5)
+        assert (tmp_path / "log").read_text().split() == lines
+
+
+def test_the_emulated_machine_is_looked_at_before_the_tests() -> None:
+    words = [" ".join(command) for command in kvm.commands("test", (), nested=True)]
+    assert "-m tests.nested.svm_race " in words[0]
+    assert not any("svm_race" in " ".join(c) for c in kvm.commands("test", (), nested=False))
+
+
+@pytest.mark.parametrize(
+    ("free", "given"),
+    [(1 << 40, run.MEMORY_MIB), (8 << 30, 4096), (2 * run.LEAST_MIB << 20, run.LEAST_MIB)],
+)
+def test_the_guest_gets_half_of_what_is_free(
+    free: int, given: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "available_memory", lambda: free)
+    assert run.memory_mib() == given
+
+
+def test_a_machine_with_too_little_memory_says_so(
+    built: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is built or booted."""
+    monkeypatch.setattr(lifecycle, "available_memory", lambda: 2 * run.LEAST_MIB - 2 << 20)
+    monkeypatch.setattr(project, "workplace", lambda: pytest.fail("it went on"))
+    usual = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run.guarded(["true"]) == run.FAILED
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+    assert f"{run.LEAST_MIB - 1} MiB, is too little" in capsys.readouterr().err
 
 
 def test_a_command_arrives_as_it_was_given(tmp_path: Path) -> None:
@@ -140,7 +201,8 @@ def test_a_command_that_hangs_is_ended_with_the_console(nested: Start) -> None:
     process = nested("echo CPC-HANGS > /dev/console; sleep 1000", "--seconds", "2")
     _, err = process.communicate(timeout=BOOT)
     assert process.returncode == run.FAILED
-    assert "did not end within" in err
+    assert "the command in the Debian guest did not end within" in err
+    assert "CPC_TEST_PATIENCE=2 doubles every limit" in err
     assert "the end of its console:" in err and "CPC-HANGS" in err
 
 
@@ -160,30 +222,3 @@ def test_whatever_ends_the_runner_ends_the_guest(
         # What a killed one left in the cache went just now.
         rest = [p for p in place.parent.glob("nested-*") if p != place]
         assert not [p for p in rest if p.name == f"nested-{process.pid}"]
-
-
-def test_what_fails_in_the_nested_guest_runs_once_more(tmp_path: Path) -> None:
-    """And only that, only once, and said; what fails again is a failure."""
-    fake = tmp_path / "pytest"
-    fake.write_text(
-        f'#!/bin/sh\necho "run $*" >> {tmp_path}/log\n[ -e {tmp_path}/good ] && exit 0\n'
-        f'[ -e {tmp_path}/second ] && touch {tmp_path}/good\nexit ${{CODE:-1}}\n'
-    )
-    fake.chmod(0o755)
-
-    def run(**env: str) -> tuple[int, str, list[str]]:
-        (tmp_path / "log").write_text("")
-        done = subprocess.run(
-            ["sh", "-c", kvm.SCRIPT, "sh", f"{fake} -v"], capture_output=True, text=True,
-            check=False, env={**os.environ, **env},
-        )  # fmt: skip
-        return done.returncode, done.stdout, (tmp_path / "log").read_text().splitlines()
-
-    again = "run -v --last-failed --last-failed-no-failures none"
-    assert run(CODE="2") == (2, "", ["run -v"])
-    code, said, calls = run()
-    assert (code, calls) == (1, ["run -v", again]) and "known trouble" in said
-    (tmp_path / "second").touch()
-    code, said, calls = run()
-    assert (code, calls) == (0, ["run -v", again]) and "known trouble" in said
-    assert run() == (0, "", ["run -v"])

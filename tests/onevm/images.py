@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests run in a VM besides the real firmware; built once, into the store.
+"""What the tests run in or under a VM besides the real things; built once, into the store.
 
 A machine with a compiler builds them: the Debian guest of tests/nested has none
 and is given what is there.
@@ -90,3 +90,14 @@ def faults() -> Path:
 
     key = store.key([str(p.relative_to(AGENT)) for p in files], [*files, module])
     return store.provide("test-faults", key, build)
+
+
+def refusal() -> Path:
+    """A library for LD_PRELOAD, with which KVM refuses registers: see its source."""
+    source = HERE.parent / "twohosts" / "refuse.c"
+
+    def build(folder: Path) -> None:
+        _run(["gcc", "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror",
+              "-o", str(folder / "refuse.so"), str(source)])  # fmt: skip
+
+    return store.provide("test-refusal", store.key([], [source]), build) / "refuse.so"

@@ -228,7 +228,7 @@ def test_what_an_hvcpu_writes_into_the_guest_is_dirty(machine: Machine) -> None:
     machine.qmp.execute("cpc-dirty-log", enable=False)
 
 
-# Not marked kvm: see "Known trouble" in docs/testing.md.
+@pytest.mark.kvm
 def test_hvcpus_read_on_while_their_memory_is_mapped_anew(machine: Machine) -> None:
     """A dirty log that begins or ends replaces memory slots under KVM."""
     machine.qmp.execute("cont")  # a stopped guest keeps its dirty log

@@ -93,6 +93,11 @@ def test_only_the_whole_answer_counts() -> None:
     assert not answer.fault(whole)
 
 
+@pytest.mark.parametrize(("said", "answers"), [("", False), ("", True), ("ab", True)])
+def test_a_hang_that_may_be_a_busy_hosts_says_how_to_ask_again(said: str, answers: bool) -> None:
+    assert "cpcctl doctor (it asks again)" in (answer.hang(said, 10, answers).fix or "")
+
+
 @given(st.text(max_size=40), st.integers(-64, 255), st.text(max_size=400))
 def test_whatever_it_says_is_a_verdict_that_can_be_kept(said: str, code: int, log: str) -> None:
     for found in (

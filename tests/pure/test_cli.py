@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cpcctl import __main__ as entry
+from cpcctl import abi
 from cpcctl.cli.verbs import GROUPS, VERBS
 from cpcctl.jobs.store import JobStore
 
@@ -168,7 +169,7 @@ def test_version_without_any_part(host: Path, capsys: pytest.CaptureFixture[str]
     assert run("version", "--format", "json") == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out) == {
-        "cpcctl": "0.1.0", "abi": 2, "wire": 1, "qemu": None, "qemu_patched": None,
+        "cpcctl": "0.1.0", "abi": abi.ABI_VERSION, "wire": 1, "qemu": None, "qemu_patched": None,
         "firmware": None, "accel": "tcg",
     }
     assert "qemu: no patched QEMU found" in shown.err

@@ -8,8 +8,19 @@ from typing import Any
 
 import pytest
 
-from cpcctl.demo import report
-from cpcctl.demo.report import Findings, Watched
+from cpcctl.demo import cli, report
+from cpcctl.demo.report import (
+    MOVED_GUEST,
+    NOTHING,
+    PLAIN_GUEST,
+    REFUSED,
+    SCRAMBLED,
+    SECRET,
+    SNP_GUEST,
+    Findings,
+    Reading,
+    Watched,
+)
 
 GOOD = Findings(
     platform="plain",
@@ -84,3 +95,53 @@ def test_secret_seen_is_said(where: str) -> None:
         {"capture": Watched(1, 60000)} if where == "capture" else {"ring_hits": 1}
     )
     assert report.document(dataclasses.replace(GOOD, **change))["secret_seen_in_transit"] is True
+
+
+READINGS = [
+    Reading(PLAIN_GUEST, "pmemsave", SECRET),
+    Reading(SNP_GUEST, "pmemsave", SCRAMBLED),
+    Reading(SNP_GUEST, "dump-guest-memory", REFUSED),
+    Reading(MOVED_GUEST, "pmemsave", REFUSED),
+]
+SNP = dataclasses.replace(GOOD, platform="sev-snp", readings=READINGS)
+
+
+def test_side_by_side() -> None:
+    assert report.problems(SNP) == []
+    data = report.document(SNP)["host_reads"]
+    assert data[1] == {"guest": SNP_GUEST, "door": "pmemsave", "answer": SCRAMBLED}
+    lines = report.text(SNP).splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("WHAT THE HOST READS BY"))
+    assert lines[head].split("  ")[-1] == "MIGRATED GUEST"
+    first, second = (" ".join(line.split()) for line in lines[head + 1 : head + 3])
+    assert first == "pmemsave the secret scrambled refused"
+    assert second == "dump-guest-memory - refused -"
+    assert "WHAT THE HOST READS" not in report.text(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("number", "answer"),
+    [(0, SCRAMBLED), (0, REFUSED), (0, NOTHING), (1, SECRET), (1, NOTHING), (2, SECRET),
+     (3, SECRET), (3, NOTHING)],
+)  # fmt: skip
+def test_another_answer_is_a_problem(number: int, answer: str) -> None:
+    readings = list(READINGS)
+    readings[number] = dataclasses.replace(readings[number], answer=answer)
+    (problem,) = report.problems(dataclasses.replace(SNP, readings=readings))
+    assert readings[number].guest in problem and answer in problem
+
+
+@pytest.mark.parametrize("guest", [PLAIN_GUEST, SNP_GUEST, MOVED_GUEST])
+def test_a_guest_that_nobody_read_is_a_problem(guest: str) -> None:
+    readings = [each for each in READINGS if each.guest != guest]
+    (problem,) = report.problems(dataclasses.replace(SNP, readings=readings))
+    assert problem == f"nobody tried to read the {guest}"
+
+
+@pytest.mark.parametrize(
+    ("flag", "accel", "expected"),
+    [(None, "auto", "sev-snp"), (None, "tcg", "sev-snp"), (None, "kvm", "plain"),
+     ("plain", "tcg", "plain"), ("sev-snp", "kvm", "sev-snp")],
+)  # fmt: skip
+def test_platform(flag: str | None, accel: str, expected: str) -> None:
+    assert cli.platform(flag, accel) == expected

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import accel
+from tests.onevm import images
 from tests.twohosts.pair import Pair, finish
 
 
@@ -61,3 +62,27 @@ def test_a_guest_with_kvm_is_refused_where_kvm_fails(pair: Pair) -> None:
     receive.terminate()
     finish(receive, None)
     pair.check_one_side(name, "a")
+
+
+@pytest.mark.kvm
+def test_registers_that_the_destinations_kvm_refuses(pair: Pair) -> None:
+    """Its firmware hears of it and aborts: the guest goes on at the source."""
+    if accel.chosen() != "kvm":
+        pytest.skip("needs KVM; make test-kvm runs it")
+    name, refused = pair.vm(), pair.folder / "refused"
+    qemu = pair.folder / "qemu"
+    qemu.write_text(
+        '#!/bin/sh\ncase " $* " in *,incoming=on*) '
+        f"export LD_PRELOAD={images.refusal()} CPC_TEST_REFUSED={refused};; esac\n"
+        f'exec {pair.built.qemu} "$@"\n'
+    )
+    qemu.chmod(0o755)
+    usual, pair.b.env["CPCCTL_QEMU"] = pair.b.env["CPCCTL_QEMU"], str(qemu)
+    receive, ticket = pair.receive()
+    done = finish(pair.migrate(name, ticket), 1)
+    finish(receive, None)
+    assert refused.exists(), "nothing was refused"
+    assert "the platform refused" in done.stderr
+    pair.check_one_side(name, "a")
+    pair.b.env["CPCCTL_QEMU"] = usual
+    pair.check_next_try(name)

@@ -29,10 +29,11 @@ def cpcctl(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def check_demo(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+def check_demo(done: subprocess.CompletedProcess[str], platform: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stdout + done.stderr
     data: dict[str, Any] = json.loads(done.stdout)
-    assert data["platform"] == "plain" and data["accel"] == accel.chosen()
+    assert data["platform"] == platform
+    assert data["accel"] == ("tcg" if platform == "sev-snp" else accel.chosen())
     assert data["rounds"] >= 1 and data["phases"]
     assert 0 < data["downtime_seconds"] < data["total_seconds"]
     # Redis alone holds 500 MiB that no host knew before.
@@ -48,18 +49,44 @@ def check_demo(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def test_demo(built: Built) -> None:
-    data = check_demo(cpcctl("demo", "--format", "json"))
+    data = check_demo(cpcctl("demo", "--platform", "plain", "--format", "json"), "plain")
     assert "namespaces" in data["network"]
+    assert data["host_reads"] == []
 
 
-def test_demo_without_namespaces(built: Built, tmp_path: Path) -> None:
+SNP = ("demo", "--platform", "sev-snp", "--accel", "tcg", "--format", "json")
+READS = {
+    ("plain guest", "pmemsave"): "the secret",
+    ("plain guest", "dump-guest-memory"): "the secret",
+    ("SEV-SNP guest", "pmemsave"): "scrambled",
+    ("SEV-SNP guest", "dump-guest-memory"): "refused",
+    ("migrated guest", "pmemsave"): "refused",
+    ("migrated guest", "dump-guest-memory"): "refused",
+}
+
+
+def test_demo_of_an_snp_guest(built: Built) -> None:
+    data = check_demo(cpcctl(*SNP), "sev-snp")
+    assert {(r["guest"], r["door"]): r["answer"] for r in data["host_reads"]} == READS
+    assert "no protection from this host's root" in data["protection"]
+
+
+def test_an_snp_guest_with_kvm_is_refused(built: Built) -> None:
+    done = cpcctl("demo", "--platform", "sev-snp", "--accel", "kvm")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "has no hvCPUs yet" in done.stderr and "--platform plain" in done.stderr
+
+
+@pytest.mark.parametrize("platform", ["plain", "sev-snp"])
+def test_demo_without_namespaces(built: Built, tmp_path: Path, platform: str) -> None:
     """Where unshare is refused the demo says so and runs on a user-mode network."""
     refusing = tmp_path / "unshare"
     refusing.write_text("#!/bin/sh\necho 'unshare: Operation not permitted'\nexit 1\n")
     refusing.chmod(0o755)
-    done = cpcctl("demo", "--format", "json", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    argv = SNP if platform == "sev-snp" else ("demo", "--platform", "plain", "--format", "json")
+    done = cpcctl(*argv, PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert "no namespaces for this user" in done.stderr
-    data = check_demo(done)
+    data = check_demo(done, platform)
     assert "user mode" in data["network"]
 
 

@@ -34,7 +34,7 @@ def test_there_and_back(pair: Pair) -> None:
     pair.check_next_try(name)
 
 
-# Not marked kvm: see "Known trouble" in docs/testing.md.
+@pytest.mark.kvm
 def test_two_streams(pair: Pair) -> None:
     name = pair.vm(vcpus=2, hvcpus=2, memory="256M")
     receive, ticket = pair.receive()
