@@ -24,7 +24,7 @@ from cpcctl.doctor import checks
 from cpcctl.doctor.checks import Check
 from cpcctl.host import find
 from cpcctl.snp import checks as snp
-from cpcctl.snp import hardware, measure
+from cpcctl.snp import hardware, package
 from cpcctl.vm import lifecycle
 from tests import accel
 
@@ -211,7 +211,7 @@ def _old_firmware(patch: Patch, tmp: Path) -> None:
 
 
 def _no_package(patch: Patch, tmp: Path) -> None:
-    patch.setattr(measure, "PACKAGE", "cpc-no-such-package")
+    patch.setattr(package, "PACKAGE", "cpc-no-such-package")
 
 
 @pytest.mark.parametrize(

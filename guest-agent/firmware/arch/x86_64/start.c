@@ -81,6 +81,9 @@ void arch_start(uint64_t number, const struct cpc_boot_info *boot)
     }
     traps_load(self, final_tables);
     if (!platform()->join()) {
+        if (prepare) {
+            final_tables = 0;    /* nobody prepares it: nobody may go on */
+        }
         __atomic_store_n(&progress, READY, __ATOMIC_RELEASE);
         arch_die();
     }

@@ -122,8 +122,12 @@ static uint32_t map_extent(struct snp *snp, const struct cpc_snp_extent *extent)
             return CPC_S_OK;
         }
     }
-    if (snp->mapped == CPC_SNP_EXTENTS ||
-        !arch_map(extent->gpa, extent->first_page, extent->pages)) {
+    if (snp->mapped == CPC_SNP_EXTENTS) {
+        return CPC_S_TOO_LARGE;
+    }
+    if (!arch_map(extent->gpa, extent->first_page, extent->pages)) {
+        /* The tables have a part of it that `map` does not know. */
+        snp->torn = true;
         return CPC_S_TOO_LARGE;
     }
     snp->map[snp->mapped++] = *extent;
@@ -173,6 +177,9 @@ uint32_t snp_regions(struct cpc_region_table *table)
     struct snp *snp = snp_state();
     struct cpc_snp_hints hints;
 
+    if (snp->torn) {
+        return CPC_S_TOO_LARGE;
+    }
     copy_shared(&hints, shared_hints(), sizeof(hints));
     uint32_t status = snp_check_extents(&hints, arch_boot_info());
     snp->extents = 0;

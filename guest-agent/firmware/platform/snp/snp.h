@@ -24,7 +24,8 @@ struct snp {
     bool begun;
     uint32_t extents;        /* of the map as last checked, by flat page */
     struct cpc_snp_extent extent[CPC_SNP_EXTENTS];
-    uint32_t mapped;         /* everything that is in the page tables */
+    uint32_t mapped;         /* everything that is in the page tables, unless */
+    bool torn;               /* a mapping that was begun could not be ended */
     struct cpc_snp_extent map[CPC_SNP_EXTENTS];
     uint8_t binding[32];
     struct snp_gvcpu gvcpu[CPC_GVCPU_LIMIT];
