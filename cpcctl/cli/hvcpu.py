@@ -28,7 +28,7 @@ def _attach(args: argparse.Namespace, ctx: Context) -> lifecycle.Vm:
         raise CpcError(
             f"VM {args.name} has no hvCPUs",
             exit_code=ExitCode.REFUSED,
-            cause=f"those of platform {vm.spec.platform} are to come",
+            cause=command.no_hvcpus(vm.spec),
             hint=f"cpcctl vm status {args.name}",
         )
     return vm

@@ -58,7 +58,7 @@ def start_run(args: argparse.Namespace, ctx: Context) -> int:
 
 def _hvcpus(vm: VmSpec, found: dict[str, Any]) -> str:
     if not command.has_hvcpus(vm):
-        return f"no hvCPUs (those of platform {vm.platform} are to come)"
+        return f"no hvCPUs ({command.no_hvcpus(vm)})"
     trusted = size(found.get("trusted_bytes", 0))
     return f"{vm.hvcpus} of {vm.hvcpu_max} hvCPUs, trusted memory {trusted}"
 

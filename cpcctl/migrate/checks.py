@@ -82,7 +82,7 @@ def movable(spec: VmSpec) -> Check:
     return Check(
         "platform",
         command.has_hvcpus(spec),
-        f"hvCPUs move a guest; in {spec.platform} guests under {spec.accel} they are to come",
+        f"hvCPUs move a guest; {command.no_hvcpus(spec)}",
         "shut the guest down and start it on the other host",
     )
 

@@ -44,6 +44,11 @@ def has_hvcpus(spec: VmSpec) -> bool:
     return spec.platform != snp.PLATFORM or spec.accel != "kvm"
 
 
+def no_hvcpus(spec: VmSpec) -> str:
+    """Why such a VM has none, to be put into a sentence about hvCPUs."""
+    return f"in {spec.platform} guests under {spec.accel} they are to come"
+
+
 def layout(spec: VmSpec) -> Layout:
     """The ring file such a VM needs."""
     return Layout.of(spec.hvcpu_max, spec.ring_size, spec.max_memory)

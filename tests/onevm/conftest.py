@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from cpcctl.config.load import load
 from cpcctl.config.settings import Settings
 from cpcctl.vm import lifecycle
 from tests import accel
+from tests.one_host import one_host
 
 
 @pytest.fixture
@@ -21,13 +21,6 @@ def place(
     """A host of its own; whatever runs on it afterwards is ended."""
     # Socket paths are short, and pytest's own folders are not.
     folder = tmp_path_factory.mktemp("h")
-    for name, value in {
-        "STATE_DIR": folder / "s", "RUN_DIR": folder / "r", "QEMU": built.qemu,
-        "QEMU_DATA": built.qemu_data, "FIRMWARE": built.firmware, "HOST": "host-a",
-        "FORMAT": "text",
-    }.items():
-        monkeypatch.setenv(f"CPCCTL_{name}", str(value))
-    settings = load({})
     start = lifecycle.start
 
     def checked(*args: Any, **more: Any) -> lifecycle.Vm:
@@ -36,6 +29,5 @@ def place(
         return vm
 
     monkeypatch.setattr(lifecycle, "start", checked)
-    yield settings
-    for vm in lifecycle.list_all(settings):
-        lifecycle.discard(settings, vm["name"])
+    with one_host(built, folder, monkeypatch) as settings:
+        yield settings

@@ -16,11 +16,11 @@ import pytest
 import yaml
 
 from cpcctl import __main__ as entry
-from cpcctl.config.load import load
 from cpcctl.config.settings import Settings
 from cpcctl.setup import store
 from cpcctl.snp import ovmf
 from cpcctl.vm import lifecycle
+from tests.one_host import one_host
 from tests.patience import patient
 from tests.snp import dying_kernel
 from tests.snp.boot import BOOT_SECONDS
@@ -37,17 +37,8 @@ def place(
     built: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Settings]:
     """A host of its own; whatever runs on it afterwards is ended."""
-    folder = tmp_path_factory.mktemp("h")
-    for name, value in {
-        "STATE_DIR": folder / "s", "RUN_DIR": folder / "r", "QEMU": built.qemu,
-        "QEMU_DATA": built.qemu_data, "FIRMWARE": built.firmware, "HOST": "host-a",
-        "FORMAT": "text", "ACCEL": "tcg",
-    }.items():
-        monkeypatch.setenv(f"CPCCTL_{name}", str(value))
-    settings = load({})
-    yield settings
-    for vm in lifecycle.list_all(settings):
-        lifecycle.discard(settings, vm["name"])
+    with one_host(built, tmp_path_factory.mktemp("h"), monkeypatch, ACCEL="tcg") as settings:
+        yield settings
 
 
 @pytest.fixture
