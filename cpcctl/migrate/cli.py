@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     from cpcctl.jobs.store import JobStore
     from cpcctl.link import ticket as tickets
     from cpcctl.migrate import follow, recover
-    from cpcctl.vm import lifecycle
+    from cpcctl.vm import lifecycle, protection
 
     if not 0 <= args.streams <= 16:
         raise CpcError("--streams must be 0 to 16", exit_code=ExitCode.USAGE)
@@ -84,11 +84,15 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     )
     folders = Folders.of(ctx.settings)
     recover.refuse_orphan(ctx.settings, args.vm)
-    lifecycle.attach(ctx.settings, args.vm)
+    spec = lifecycle.attach(ctx.settings, args.vm).spec
     with VmLock.take(folders, args.vm, "migrate") as lock:
         if args.dry_run:
             return dry_run(ctx, args.vm, ticket.text(), options)
-        data = {"ticket": ticket.text(), "options": options.document()}
+        data = {
+            "ticket": ticket.text(),
+            "options": options.document(),
+            "protection": protection.line(spec.platform, spec.accel, debug=spec.snp.debug),
+        }
         job = JobStore(folders.jobs).create("migrate", args.vm, ctx.settings.host, **data)
         child = follow.start_worker(ctx.settings, job, lock)
     if args.detach:

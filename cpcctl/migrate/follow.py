@@ -126,8 +126,6 @@ def as_error(document: dict[str, Any], code: int) -> CpcError:
 
 def describe(result: dict[str, Any]) -> str:
     """A migration's result for people."""
-    from cpcctl.vm import protection
-
     items: list[tuple[str, object]] = [
         ("moved", f"{result['vm']} from {result['source']} to {result['destination']}"),
         ("total", _seconds(result["total_seconds"])),
@@ -147,7 +145,7 @@ def describe(result: dict[str, Any]) -> str:
                 f"{size(entry['bytes'])} in {_seconds(entry['seconds'])}{dirty}",
             )
         )
-    return "\n".join([pairs(items), NOT_ATTESTED, protection.PLAIN])
+    return "\n".join([pairs(items), NOT_ATTESTED, result["protection"]])
 
 
 def _paused(seconds: float) -> list[tuple[str, object]]:

@@ -328,6 +328,7 @@ class Source:
             "bytes_sent": moved + self.device_bytes,
             "suite": SUITE_NAMES.get(self.suite, "unknown"),
             "peer_attested": False,
+            "protection": self.job.record.data["protection"],
         }
 
     def call(self, method: str, params: rpc.Params | None = None) -> rpc.Params:

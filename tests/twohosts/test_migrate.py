@@ -20,6 +20,7 @@ def test_there_and_back(pair: Pair) -> None:
     finish(receive, 0)
     result = json.loads(done.stdout)
     assert result["peer_attested"] is False
+    assert result["protection"].startswith("plain: ")
     assert result["bytes_sent"] > 1 << 20
     assert 0 < result["downtime_seconds"] < result["total_seconds"]
     assert result["rounds"][0]["pages"] > 0

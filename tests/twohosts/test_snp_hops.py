@@ -24,7 +24,7 @@ def console(pair: Pair, name: str) -> Console:
 
 def check_denied(host: Host, name: str) -> None:
     """The monitor does not read that guest's memory, and no device has met a private page."""
-    with Qmp("vm").connect(host.folder / "r" / "vms" / name / "qmp.sock") as qmp:
+    with Qmp.connect(host.folder / "r" / "vms" / name / "qmp.sock") as qmp:
         image = host.folder / "image"
         with pytest.raises(QmpError) as refused:
             qmp.execute("pmemsave", val=0, size=4096, filename=str(image))
@@ -43,7 +43,7 @@ def hop(pair: Pair, name: str) -> None:
     check_denied(pair.a, name)
     check_denied(pair.b, name)
     os.kill(worker, signal.SIGCONT)
-    finish(process, 0)
+    assert "sev-snp, emulated: no protection" in finish(process, 0).stdout
     finish(receive, 0)
     pair.check_one_side(name, "b")
     pair.a, pair.b = pair.b, pair.a

@@ -9,201 +9,12 @@
  * A page is read twice, for the zero check and for the seal, and a running
  * guest may write in between. Before the freeze that is harmless: such a page
  * is dirty again and goes into a later round. After the freeze nobody writes.
- *
- * On some platforms a running guest can even take a page away in between. Then
- * it is not sent in this round, and its dirty bit is set again.
  */
-#include "migrate.h"
+#include "migrate_pack.h"
 
 #include "platform.h"
 
 #define FLAGS (CPC_SEND_FULL | CPC_SEND_FINAL)
-
-struct sender {
-    struct call *call;
-    struct migrate_session *session;
-    struct migrate_scratch *scratch;
-    struct channel *channel;
-    const struct cpc_region *region;
-    uint32_t *versions;          /* of the region */
-    uint32_t round;
-    bool full;
-    bool final;
-    /* pages with content that go into one record */
-    uint64_t run_first;
-    uint32_t run_count;
-    uint8_t run_kind;
-    uint32_t run_old[CPC_RUN_PAGES]; /* their entries before this round */
-    /* extents not sealed yet */
-    uint32_t zeros;
-    uint8_t zero_kind;
-    uint32_t absents;
-};
-
-static uint32_t seal_extents(struct sender *send, uint8_t type, uint8_t kind,
-                             const struct cpc_extent *list, uint32_t *count)
-{
-    struct record_body body = {
-        .type = type,
-        .kind = kind,
-        .version = send->round,
-        .count = *count,
-        .length = *count * (uint32_t)sizeof(*list),
-    };
-    if (*count == 0) {
-        return CPC_S_OK;
-    }
-    *count = 0;
-    return operator_see(send->call, send->channel, &body, list, NULL);
-}
-
-static uint32_t flush_zeros(struct sender *send)
-{
-    return seal_extents(send, CPC_RECORD_ZERO, send->zero_kind, send->scratch->zero,
-                        &send->zeros);
-}
-
-static uint32_t flush_absents(struct sender *send)
-{
-    return seal_extents(send, CPC_RECORD_KIND, CPC_KIND_ABSENT,
-                        send->scratch->absent, &send->absents);
-}
-
-static uint64_t *dirty_hint(const struct cpc_region *region, uint64_t page)
-{
-    uint64_t *shared = (uint64_t *)(void *)((uint8_t *)arch_shm() +
-                                            arch_boot_info()->bitmap_offset);
-    return shared + (region->first_page + page) / 64;
-}
-
-/* The first page of the run cannot be read any more: another round's. */
-static uint32_t drop_first(struct sender *send)
-{
-    uint64_t page = send->run_first;
-
-    if (send->final) {
-        return call_platform(send->call, 0, PLATFORM_HARDWARE(PLATFORM_LOST, 0));
-    }
-    send->versions[page] = send->run_old[0];
-    /* Flat and region numbers agree in their last six bits. */
-    __atomic_or_fetch(dirty_hint(send->region, page), 1ull << (page % 64),
-                      __ATOMIC_ACQ_REL);
-    return CPC_S_OK;
-}
-
-static void shorten_run(struct sender *send, uint32_t pages)
-{
-    send->run_first += pages;
-    send->run_count -= pages;
-    memmove(send->run_old, send->run_old + pages,
-            send->run_count * sizeof(send->run_old[0]));
-}
-
-static uint32_t flush_run(struct sender *send)
-{
-    /* Every turn takes a page or more from the run. */
-    while (send->run_count != 0) {
-        struct record_body body = {
-            .type = CPC_RECORD_PAGES,
-            .kind = send->run_kind,
-            .version = send->round,
-            .count = send->run_count,
-        };
-        uint32_t status = operator_mee(send->call, send->channel, &body, send->region,
-                                       send->run_first, send->scratch->bounce);
-        if (status != CPC_S_OK) {
-            return status;
-        }
-        send->call->progress.pages += body.count;
-        if (body.count == send->run_count) {
-            send->run_count = 0;
-            break;
-        }
-        shorten_run(send, body.count);
-        status = drop_first(send);
-        if (status != CPC_S_OK) {
-            return status;
-        }
-        shorten_run(send, 1);
-    }
-    return CPC_S_OK;
-}
-
-/* Make the last extent longer, or begin one. False when there is no room. */
-static bool add_extent(struct cpc_extent *list, uint32_t *count, uint64_t address)
-{
-    if (*count > 0) {
-        struct cpc_extent *last = &list[*count - 1];
-        if (last->address + last->pages == address && last->pages != UINT32_MAX) {
-            last->pages++;
-            return true;
-        }
-    }
-    if (*count == CPC_EXTENTS_MAX) {
-        return false;
-    }
-    list[*count] = (struct cpc_extent){ .address = address, .pages = 1 };
-    (*count)++;
-    return true;
-}
-
-static uint32_t add_absent(struct sender *send, uint64_t page)
-{
-    uint64_t address = CPC_ADDRESS(send->region->id, page);
-
-    if (!add_extent(send->scratch->absent, &send->absents, address)) {
-        uint32_t status = flush_absents(send);
-        if (status != CPC_S_OK) {
-            return status;
-        }
-        add_extent(send->scratch->absent, &send->absents, address);
-    }
-    return CPC_S_OK;
-}
-
-static uint32_t add_zero(struct sender *send, uint64_t page, uint8_t kind)
-{
-    uint64_t address = CPC_ADDRESS(send->region->id, page);
-    uint32_t status = CPC_S_OK;
-
-    send->call->progress.zero_pages++;
-    if (kind != send->zero_kind) {
-        status = flush_zeros(send);
-        send->zero_kind = kind;
-    }
-    if (status == CPC_S_OK &&
-        !add_extent(send->scratch->zero, &send->zeros, address)) {
-        status = flush_zeros(send);
-        add_extent(send->scratch->zero, &send->zeros, address);
-    }
-    return status;
-}
-
-static uint32_t add_content(struct sender *send, uint64_t page, uint8_t kind,
-                            uint32_t old)
-{
-    uint32_t status = CPC_S_OK;
-
-    if (send->run_count == CPC_RUN_PAGES || kind != send->run_kind ||
-        page != send->run_first + send->run_count) {
-        status = flush_run(send);
-    }
-    if (send->run_count == 0) {
-        send->run_first = page;
-        send->run_kind = kind;
-    }
-    send->run_old[send->run_count] = old;
-    send->run_count++;
-    return status;
-}
-
-static uint32_t add_page(struct sender *send, uint64_t page, uint8_t kind, bool zero)
-{
-    uint32_t old = send->versions[page];
-
-    send->versions[page] = MEMORY_ENTRY(kind, send->round);
-    return zero ? add_zero(send, page, kind) : add_content(send, page, kind, old);
-}
 
 /*
  * True when eight pages are all absent or all private and the table says so
@@ -269,10 +80,10 @@ static uint32_t send_group(struct sender *send, uint64_t chunk, uint32_t i,
         if (kinds[n] == CPC_KIND_ABSENT) {
             if (versions[n] != 0) {
                 send->versions[chunk + i + n] = 0;
-                status = add_absent(send, chunk + i + n);
+                status = pack_absent(send, chunk + i + n);
             }
         } else if ((wanted >> n & 1) != 0) {
-            status = add_page(send, chunk + i + n, kinds[n], (zero >> n & 1) != 0);
+            status = pack_page(send, chunk + i + n, kinds[n], (zero >> n & 1) != 0);
         }
     }
     return status;
@@ -300,7 +111,7 @@ static uint32_t send_block(struct sender *send, uint64_t chunk, uint32_t first,
 /* Take this stream's dirty bits of a chunk. True when there was one. */
 static bool take_dirty(struct sender *send, uint64_t chunk, uint32_t pages)
 {
-    uint64_t *shared = dirty_hint(send->region, chunk);
+    uint64_t *shared = pack_dirty_hint(send->region, chunk);
     uint64_t *dirty = send->scratch->dirty;
     uint64_t any = 0;
 
@@ -363,13 +174,7 @@ static uint32_t send_region(struct sender *send, const struct cpc_region *region
             return status;
         }
     }
-    return flush_run(send);      /* a run lies in one region */
-}
-
-static uint32_t send_mark(struct sender *send, uint8_t type)
-{
-    struct record_body body = { .type = type, .version = send->round };
-    return operator_see(send->call, send->channel, &body, &body, NULL);
+    return pack_flush_run(send);      /* a run lies in one region */
 }
 
 static uint32_t send_round(struct sender *send)
@@ -385,11 +190,8 @@ static uint32_t send_round(struct sender *send)
             return status;
         }
     }
-    status = flush_zeros(send);
-    if (status == CPC_S_OK) {
-        status = flush_absents(send);
-    }
-    return status == CPC_S_OK ? send_mark(send, CPC_RECORD_ROUND) : status;
+    status = pack_flush_extents(send);
+    return status == CPC_S_OK ? pack_mark(send, CPC_RECORD_ROUND) : status;
 }
 
 static uint32_t check(const struct call *call, struct migrate_session *session)
@@ -437,7 +239,7 @@ uint32_t migrate_send(struct call *call)
     stream->round = send.round;
     status = send_round(&send);
     if (status == CPC_S_OK && send.final) {
-        status = send_mark(&send, CPC_RECORD_END);
+        status = pack_mark(&send, CPC_RECORD_END);
         if (status == CPC_S_OK) {
             stream->records = stream->channel.sequence;
             stream->ended = 1;

@@ -104,6 +104,32 @@ static void save_areas_that_cannot_be(void)
     freeze_with(UINT64_MAX & ~0xfffull, CPC_P_BAD_ARGUMENT);
 }
 
+/* What the host says of gvCPU 1 at the freeze, when it says no save area. */
+static void freeze_without(uint32_t code)
+{
+    begin();
+    pair_open(&pair, ALL);
+    if (code == CPC_P_NOT_PRESENT) {
+        pair.source->gvcpu_present[1] = false;
+    } else {
+        pair.source->fail[CPC_PCALL_GVCPU] = code;
+    }
+    struct answer answer = call(pair.source, CPC_OP_FREEZE, 0, 0, NULL, 0);
+    CHECK_IS(answer.status, CPC_S_PLATFORM);
+    CHECK_IS(answer.result[0], CPC_PCALL_GVCPU);
+    CHECK_IS(answer.result[1], code);
+    CHECK_IS(query(pair.source).phase, CPC_PHASE_FAILED);
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    CHECK(pair.source->snp->trusted[0].in_use && pair.source->snp->trusted[1].in_use);
+    end();
+}
+
+static void a_hidden_gvcpu_is_missed(void)
+{
+    freeze_without(CPC_P_NOT_PRESENT);
+    freeze_without(CPC_P_BAD_STATE);
+}
+
 static void a_gvcpu_that_is_not_created_can_be_tried_again(void)
 {
     begin();
@@ -203,7 +229,7 @@ static void another_map_at_the_destination_is_refused(void)
 static const struct test tests[] = {
     T(freeze_fails_while_a_gvcpu_runs), T(a_frozen_gvcpu_has_no_save_area),
     T(a_save_area_in_guest_memory_moves), T(a_save_area_in_guest_memory_resumes),
-    T(save_areas_that_cannot_be), T(a_gvcpu_that_is_not_created_can_be_tried_again),
+    T(save_areas_that_cannot_be), T(a_hidden_gvcpu_is_missed), T(a_gvcpu_that_is_not_created_can_be_tried_again),
     T(map_too_many), T(map_no_pages), T(map_unaligned), T(map_same_gpa),
     T(map_gpa_overlaps), T(map_flat_overlaps), T(map_on_trusted_memory),
     T(map_into_trusted_memory), T(map_on_the_ring), T(map_on_mmio), T(map_wraps),

@@ -96,19 +96,22 @@ struct host_machine *host_machine_new(const struct host_layout *layout)
     must(machine != NULL, "calloc");
     struct cpc_boot_info *boot = &machine->boot;
     uint64_t max_pages = make_regions(machine, layout);
+    bool snp = layout->snp || host_all_snp;
+    /* An SEV-SNP guest has all of its gvCPUs from the start. */
+    uint32_t gvcpu_max = snp ? layout->gvcpus : layout->gvcpu_max;
 
     boot->magic = CPC_BOOT_MAGIC;
     boot->abi = CPC_ABI_VERSION;
     boot->platform = CPC_PLATFORM_PLAIN;
     boot->hvcpu_max = layout->hvcpus;
-    boot->gvcpu_max = layout->gvcpu_max;
+    boot->gvcpu_max = gvcpu_max;
     boot->vmsa_stride = CPC_VMSA_STRIDE;
     boot->ring_size = layout->ring_size;
     boot->max_pages = max_pages;
     boot->incoming = layout->incoming;
     make_shm(machine, max_pages);
 
-    uint64_t vmsas = (uint64_t)layout->gvcpu_max * CPC_VMSA_STRIDE;
+    uint64_t vmsas = (uint64_t)gvcpu_max * CPC_VMSA_STRIDE;
     uint64_t tables = CPC_TABLES_BYTES(max_pages, layout->hvcpus);
     boot->trusted_size = CPC_PAGE_SIZE + vmsas + tables;
     machine->trusted = map(-1, boot->trusted_size, 0, NULL);
@@ -126,7 +129,7 @@ struct host_machine *host_machine_new(const struct host_layout *layout)
         machine->gvcpu_present[i] = true;
         memset(machine->gvcpu[i], (int)(i + 1), HOST_VMSA_BYTES);
     }
-    if (layout->snp || host_all_snp) {
+    if (snp) {
         host_snp_new(machine, layout->incoming);
     }
     return machine;

@@ -77,11 +77,12 @@ static uint32_t ask(uint32_t gvcpu, struct cpc_gvcpu *answer)
     return status;
 }
 
+/* Their number was measured with the launch: a host cannot hide one, which would then not be
+   frozen and run on at the source. */
 uint32_t snp_gvcpu_present(uint32_t gvcpu)
 {
-    struct cpc_gvcpu answer;
-
-    return ask(gvcpu, &answer);
+    (void)gvcpu;                 /* < gvcpu_max */
+    return CPC_P_OK;
 }
 
 static bool sane(const struct vmsa *vmsa)
@@ -161,11 +162,8 @@ uint32_t snp_freeze(void)
 
         snp->gvcpu[i].state = SNP_GVCPU_OTHER;
         uint32_t present = ask(i, &info);
-        if (present == CPC_P_OK) {
-            status = freeze_one(snp, i, &info);
-        } else if (present != CPC_P_NOT_PRESENT) {
-            status = PLATFORM_AT(CPC_PCALL_GVCPU, 0) | present;
-        }
+        status = present == CPC_P_OK ? freeze_one(snp, i, &info)
+                                     : PLATFORM_AT(CPC_PCALL_GVCPU, 0) | present;
     }
     return status;
 }
@@ -196,7 +194,7 @@ uint32_t snp_vmsa_save(uint32_t gvcpu, uint32_t *bytes)
     const struct snp_gvcpu *from = &snp_state()->gvcpu[gvcpu];
 
     if (from->state != SNP_GVCPU_FROZEN) {
-        return CPC_P_NOT_PRESENT;    /* all that were present are frozen */
+        return CPC_P_BAD_STATE;      /* FREEZE has frozen every one */
     }
     if (from->page != platform_vmsa(gvcpu)) {
         /* It may have been a save area before the guest chose another. */
