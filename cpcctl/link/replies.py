@@ -89,7 +89,7 @@ SHAPES: dict[str, dict[str, Field]] = {
     "prepare": {"hvcpus": _hvcpus},
     "handshake": {"hello": _data, "confirmation": _data},
     "confirm": {"tokens": _tokens},
-    "watch": {"bytes": _count},
+    "watch": {"taken": _count},
     "complete": {"token": _data},
     "run": {"token": _data, "released_at": _number},
     "query": {"fact": _fact, "token": _data},

@@ -198,14 +198,14 @@ class Destination:
         )
 
     def _watch(self, _: rpc.Params) -> rpc.Params:
-        """Fails with the cause when a stream has failed."""
+        """How many bytes the firmware has taken; fails with the cause when a stream has failed."""
         self._check_alive()
         streams = self._streams()
         streams.check()
         for call in (self._connected, *self._recvs):
             if call.done():  # type: ignore[attr-defined]
                 call.result()  # type: ignore[attr-defined]
-        return {"bytes": streams.bytes_moved}
+        return {"taken": streams.bytes_taken}
 
     def dead(self) -> CpcError | None:
         """What to say when QEMU here has died."""

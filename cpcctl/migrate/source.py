@@ -28,6 +28,7 @@ from cpcctl.migrate.side import Side
 from cpcctl.migrate.streams import Streams
 
 LOOK_SECONDS = patient(0.25)
+NAP_SHORT, NAP_LONG = 0.002, 0.05
 ROUND_SECONDS = 24 * 3600.0
 
 
@@ -224,6 +225,8 @@ class Source:
             for stream in range(streams.count)
         ]
         done = streams.wait(calls, self._look_while_copying, LOOK_SECONDS)
+        if not flags & abi.SEND_FINAL:
+            self._wait_until_taken()
         self.rounds.append(
             Round(
                 number,
@@ -233,6 +236,19 @@ class Source:
                 round(time.monotonic() - begin, 6),
             )
         )
+
+    def _wait_until_taken(self) -> None:
+        """Until the destination's firmware has what this round sent.
+
+        What it had not taken would be waited for while the guest stands still, and
+        the round would look faster than the destination is.
+        """
+        streams, nap = self._streams(), NAP_SHORT
+        while streams.bytes_sent != self.call("watch")["taken"]:
+            streams.check()
+            self.look()
+            time.sleep(nap)
+            nap = min(nap * 1.5, NAP_LONG)
 
     def _look_while_copying(self) -> None:
         if self.phase < Phase.FREEZE:

@@ -79,6 +79,17 @@ class Streams:
         """Over all streams."""
         return sum(pump.bytes_moved for pump in self.pumps)
 
+    @property
+    def bytes_taken(self) -> int:
+        """Destination: how many of them have left the rings again; never too many."""
+        return sum(max(0, pump.bytes_moved - pump.port.ring.used) for pump in self.pumps)
+
+    @property
+    def bytes_sent(self) -> int | None:
+        """Source: how many there are in all; None while some wait in a ring."""
+        waiting = any(pump.port.ring.used for pump in self.pumps)
+        return None if waiting else self.bytes_moved
+
     def stop(self) -> None:
         """End pumps and calls; may be called twice."""
         self.cancelled.set()

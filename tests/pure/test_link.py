@@ -312,7 +312,7 @@ GOOD: dict[str, rpc.Params] = {
     "prepare": {"hvcpus": 2},
     "handshake": {"hello": "AA==", "confirmation": "AA=="},
     "confirm": {"tokens": ["AA=="]},
-    "watch": {"bytes": 7},
+    "watch": {"taken": 7},
     "complete": {"token": "AA=="},
     "run": {"token": "AA==", "released_at": 1.5},
     "query": {"fact": "RUNNING", "token": ""},

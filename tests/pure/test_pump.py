@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from cpcctl.host.shm import Layout, Ring, RingFile
 from cpcctl.link.limit import Bucket
 from cpcctl.link.pump import Port, Receiver, Sender, tune
+from cpcctl.migrate.streams import Streams
 
 SIZE = 2 << 20
 SECONDS = 20.0
@@ -100,6 +101,28 @@ def test_bytes_arrive_in_order(line: Line) -> None:
     line.receiver.join(SECONDS)
     assert line.receiver.ended
     assert line.sender.bytes_moved == line.receiver.bytes_moved == len(data)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_a_round_has_been_taken_when_both_sides_say_so(line: Line) -> None:
+    """Not before: what lies in a ring or on the way has not."""
+    source, destination = Streams(1), Streams(1)
+    source.pumps, destination.pumps = [line.sender], [line.receiver]
+    put(line.out, b"x" * 100)
+    assert source.bytes_sent is None and destination.bytes_taken == 0
+    line.start()
+    until(lambda: source.bytes_sent == 100 and line.receiver.bytes_moved == 100)
+    assert destination.bytes_taken == 0
+    line.back.consume(60)
+    assert destination.bytes_taken == 60
+    line.back.consume(40)
+    assert destination.bytes_taken == source.bytes_sent
 
 
 def test_sleepers_are_woken(line: Line) -> None:

@@ -8,6 +8,10 @@
 
 #include "platform.h"
 
+/* So many take the other side as long as a lot of ciphertext, in a few bytes:
+   they go early, so that it has them done when the rest has arrived. */
+#define ZERO_PAGES_MAX 2048u
+
 static uint32_t seal_extents(struct sender *send, uint8_t type, uint8_t kind,
                              const struct cpc_extent *list, uint32_t *count)
 {
@@ -27,6 +31,7 @@ static uint32_t seal_extents(struct sender *send, uint8_t type, uint8_t kind,
 
 static uint32_t flush_zeros(struct sender *send)
 {
+    send->zero_pages = 0;
     return seal_extents(send, CPC_RECORD_ZERO, send->zero_kind, send->scratch->zero,
                         &send->zeros);
 }
@@ -135,7 +140,7 @@ static uint32_t add_zero(struct sender *send, uint64_t page, uint8_t kind)
     uint32_t status = CPC_S_OK;
 
     send->call->progress.zero_pages++;
-    if (kind != send->zero_kind) {
+    if (kind != send->zero_kind || send->zero_pages == ZERO_PAGES_MAX) {
         status = flush_zeros(send);
         send->zero_kind = kind;
     }
@@ -144,6 +149,7 @@ static uint32_t add_zero(struct sender *send, uint64_t page, uint8_t kind)
         status = flush_zeros(send);
         add_extent(send->scratch->zero, &send->zeros, address);
     }
+    send->zero_pages++;
     return status;
 }
 

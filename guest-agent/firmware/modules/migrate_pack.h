@@ -26,6 +26,7 @@ struct sender {
     uint32_t run_old[CPC_RUN_PAGES]; /* their entries before this round */
     /* extents not sealed yet */
     uint32_t zeros;
+    uint32_t zero_pages;         /* in them */
     uint8_t zero_kind;
     uint32_t absents;
 };

@@ -62,7 +62,29 @@ static void every_suite(void)
     }
 }
 
+/* Not all together after the last page: the other side would be at them for long, and
+   the guest might stand still meanwhile. */
+static void zero_pages_go_early(void)
+{
+    struct pair pair = pair_new(NULL, NULL);
+    struct wire wire = { 0 };
+
+    for (uint64_t page = 0; page < 2599; page++) {
+        touch_page(pair.source, 0, page, 0);
+    }
+    touch_page(pair.source, 0, 2599, 7);
+    pair_open(&pair, ALL_SUITES);
+    CHECK_IS(send_round(pair.source, 0, 1, 1, CPC_SEND_FULL, &wire).status, CPC_S_OK);
+    const struct cpc_record *zero = wire_find(&wire, CPC_RECORD_ZERO, 0);
+    const struct cpc_record *page = wire_find(&wire, CPC_RECORD_PAGES, 0);
+    CHECK(zero != NULL && page != NULL && zero < page);
+    CHECK(wire_find(&wire, CPC_RECORD_ZERO, 1) > page);
+    wire_free(&wire);
+    pair_free(&pair);
+}
+
 static const struct test tests[] = {
     { "migrate_with_every_suite", every_suite },
+    { "zero_pages_go_early", zero_pages_go_early },
 };
 TEST_MAIN(tests)
