@@ -28,6 +28,8 @@ PROGRAMS = {
     "usr/sbin": ["e2fsck", "mke2fs", "tune2fs"],
 }
 MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "crc32c_generic", "ext4"]
+# Not loaded: what /dev/sev-guest needs, in kernels that have that driver.
+ATTEST_MODULES = ["gcm", "ghash_generic", "sev_guest"]
 # Drivers a kernel may have built in instead; others must be there.
 OPTIONAL_MODULES = {"crc32c_generic", "virtio_rng"}
 
@@ -120,10 +122,13 @@ def base_tree(tree: Path, unpacked: Path) -> None:
     kernel_tree = next(unpacked.rglob("lib/modules/*/kernel")).parent
     files = module_files(kernel_tree)
     builtin = (kernel_tree / "modules.builtin").read_text()
-    order = load_order(files, MODULES, builtin)
-    for name in order:
-        (tree / "modules" / f"{name}.ko").write_bytes(module_bytes(files[name]))
-    (tree / "modules/order").write_text("".join(f"{name}.ko\n" for name in order))
+    orders = {"order": load_order(files, MODULES, builtin)}
+    if "sev_guest" in files:
+        orders["attest"] = load_order(files, ATTEST_MODULES, builtin)
+    for name, order in orders.items():
+        for module in order:
+            (tree / "modules" / f"{module}.ko").write_bytes(module_bytes(files[module]))
+        (tree / "modules" / name).write_text("".join(f"{module}.ko\n" for module in order))
 
 
 def tools_tree(tree: Path, unpacked: Path) -> None:

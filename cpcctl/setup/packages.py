@@ -33,6 +33,7 @@ PACKAGES = {
     "cpio": "guest image",
     "e2fsprogs": "guest disk",
     "iproute2": "two hosts on one machine",
+    "openssl": "tests of attestation reports",
 }
 
 

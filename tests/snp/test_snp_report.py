@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attestation report of an emulated guest, to verifiers that know nothing of us."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding
+from omne_attest import Fail, FailKind, Policy, Report, verify
+
+from cpcctl.demo import image
+from cpcctl.setup import store
+from cpcctl.setup.kernels import Kernel
+from tests.patience import patient
+from tests.snp.boot import OBJECTS, Guest, Parts, command
+from tests.snp.conftest import Launch
+from tests.snp.test_snp_boot import predicted_digest
+
+KERNEL = "6.12"  # Debian's small 6.1 has no driver for it
+NONCE = b"what the verifier has chosen"
+SIGNED = 0x2A0
+# SHA-256 of the test root's certificate: a constant of the emulation, as AMD's is of a processor.
+ROOT = bytes.fromhex("8e6a15ed9841e9768d7205c560153d6097856dd92911f7cdc601f3988a099d50")
+Chain = tuple[x509.Certificate, x509.Certificate, x509.Certificate]
+
+
+def program() -> Path:
+    """The small archive with report_guest.c; built once."""
+    source = Path(__file__).parent / "report_guest.c"
+
+    def build(folder: Path) -> None:
+        tree = folder / "tree/usr/bin"
+        tree.mkdir(parents=True)
+        subprocess.run(
+            ["gcc", "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o", tree / "report", source],
+            check=True,
+        )
+        image.archive(folder / "tree", folder / "report.cpio")
+
+    return store.provide("test-report", store.key([], [source]), build) / "report.cpio"
+
+
+@pytest.fixture
+def guest(
+    parts: Parts, launch: Launch, kernels: dict[str, Kernel], tmp_path: Path
+) -> Guest:
+    """A guest with 2 vCPUs that can ask for a report."""
+    kernel, initrd = kernels[KERNEL], tmp_path / "initrd"
+    # The kernel unpacks archives one after the other.
+    initrd.write_bytes(kernel.initrd.read_bytes() + program().read_bytes())
+    mine = replace(parts, vmlinuz=kernel.vmlinuz, initrd=initrd)
+    made = launch(command(mine, OBJECTS["sev-snp"]))
+    made.ready()
+    made.run("cd /modules; for m in $(cat attest); do insmod $m; done; cd /")
+    return made
+
+
+def ask(guest: Guest, nonce: bytes) -> bytes:
+    """A report with that nonce, from inside."""
+    said = guest.run(f"report '{nonce.decode()}'")
+    found = re.search(r"REPORT\n([0-9a-f\n]+)END", said)
+    assert found, said
+    return bytes.fromhex(found[1])
+
+
+def chain(guest: Guest) -> Chain:
+    """VCEK, ASK, ARK as the monitor gives them."""
+    vcek, ask_, ark = x509.load_pem_x509_certificates(guest.query()["certificates"].encode())
+    return vcek, ask_, ark
+
+
+def checked(report: bytes, certificates: Chain, policy: Policy, root: bytes = ROOT) -> Report:
+    """By the independent library, with the root pinned as for AMD's."""
+    vcek, ask_, ark = (certificate.public_bytes(Encoding.DER) for certificate in certificates)
+    return verify(report, vcek, ask_, ark, root, policy)
+
+
+def test_an_independent_library_verifies_the_report(guest: Guest, parts: Parts) -> None:
+    measured = predicted_digest(parts.ovmf)
+    assert guest.query()["launch-digest"] == measured
+    nonce = NONCE.ljust(64, b"\0")
+    policy = Policy(measurement=bytes.fromhex(measured), report_data=nonce, max_vmpl=0)
+    report, certificates = ask(guest, NONCE), chain(guest)
+    found = checked(report, certificates, policy)
+    assert (found.version, found.vmpl, found.host_data) == (3, 0, bytes(32))
+
+    def refused(report: bytes, policy: Policy, root: bytes = ROOT) -> FailKind:
+        with pytest.raises(Fail) as error:
+            checked(report, certificates, policy, root)
+        return error.value.kind
+
+    for at in (0x08, 0x90, 0x50, 0x1A0):  # policy, measurement, report data, chip
+        spoiled = bytearray(report)
+        spoiled[at] ^= 1
+        assert refused(bytes(spoiled), Policy()) is FailKind.REPORT_SIGNATURE
+    assert refused(report, Policy(measurement=bytes(48))) is FailKind.MEASUREMENT
+    assert refused(report, Policy(report_data=bytes(64))) is FailKind.REPORT_DATA
+    assert refused(report, Policy(), bytes(32)) is FailKind.ARK_NOT_PINNED
+    assert ask(guest, NONCE)[:0x40] == report[:0x40]  # the counter of messages goes on
+
+
+def openssl(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["openssl", *map(str, arguments)],
+        capture_output=True, text=True, check=False, timeout=patient(60.0),
+    )  # fmt: skip
+
+
+def test_openssl_verifies_the_report(guest: Guest, tmp_path: Path) -> None:
+    report = ask(guest, NONCE)
+    for name, certificate in zip(("vcek", "ask", "ark"), chain(guest), strict=True):
+        (tmp_path / f"{name}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    vcek, ask_, ark = (tmp_path / f"{name}.pem" for name in ("vcek", "ask", "ark"))
+    done = openssl("verify", "-CAfile", ark, "-untrusted", ask_, vcek)
+    assert done.stdout.strip() == f"{vcek}: OK", done.stderr
+
+    r, s = (int.from_bytes(report[at : at + 72], "little") for at in (SIGNED, SIGNED + 72))
+    (tmp_path / "signature").write_bytes(encode_dss_signature(r, s))
+    (tmp_path / "key").write_text(openssl("x509", "-in", vcek, "-noout", "-pubkey").stdout)
+    for body, words in (
+        (report[:SIGNED], "Verified OK"),
+        (report[: SIGNED - 1] + b"x", "Verification failure"),
+    ):
+        (tmp_path / "body").write_bytes(body)
+        done = openssl(
+            "dgst", "-sha384", "-verify", tmp_path / "key",
+            "-signature", tmp_path / "signature", tmp_path / "body",
+        )  # fmt: skip
+        assert words in done.stdout, done.stderr
