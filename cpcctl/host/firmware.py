@@ -50,7 +50,8 @@ class HvcpuDead(CpcError):
             exit_code=ExitCode.UNREACHABLE,
             host=qmp.host,
             cause=reason,
-            hint=f"cpcctl hvcpu remove {name} {number}, then cpcctl hvcpu add {name}",
+            hint=f"cpcctl hvcpu remove {name} {number}, then cpcctl hvcpu add {name} "
+            "(which an SEV-SNP guest refuses: its others have to do)",
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cpcctl.errors import CpcError, ExitCode, shown
+from cpcctl.snp import definition as snp
 from cpcctl.vm import command
 from cpcctl.vm.spec import VmSpec
 
@@ -122,14 +123,13 @@ def source_checks(
             "hvcpu",
             bool(alive),
             "no hvCPU was added" if not hvcpus else "every hvCPU is dead",
-            f"cpcctl hvcpu add {spec.name}",
+            _living_hvcpu(spec, dead),
         ),
         Check(
             "hvcpu-alive",
             not dead,
             f"hvCPU {', '.join(map(str, dead))} is dead",
-            f"cpcctl hvcpu remove {spec.name} {dead[0] if dead else 0}, "
-            f"then cpcctl hvcpu add {spec.name}",
+            _without_dead_hvcpu(spec, dead, alive),
         ),
         Check(
             "running",
@@ -140,6 +140,20 @@ def source_checks(
             f"cpcctl job list --vm {spec.name}",
         ),
     ]
+
+
+def _living_hvcpu(spec: VmSpec, dead: list[int]) -> str:
+    """What to do when there is none: what an SEV-SNP guest's hvCPU starts from is gone with it."""
+    if dead and spec.platform == snp.PLATFORM:
+        return "shut the guest down and start it on the other host"
+    return f"cpcctl hvcpu add {spec.name}"
+
+
+def _without_dead_hvcpu(spec: VmSpec, dead: list[int], alive: list[int]) -> str:
+    remove = f"cpcctl hvcpu remove {spec.name} {dead[0] if dead else 0}"
+    if spec.platform != snp.PLATFORM:
+        return f"{remove}, then cpcctl hvcpu add {spec.name}"
+    return f"{remove}; the others will do" if alive else _living_hvcpu(spec, dead)
 
 
 def destination_checks(spec: VmSpec, there: SourceFacts, here: DestinationFacts) -> list[Check]:

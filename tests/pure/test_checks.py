@@ -60,6 +60,25 @@ def test_source(
     assert error.hint
 
 
+SNP = replace(SPEC, platform="sev-snp")
+
+
+@pytest.mark.parametrize(
+    ("spec", "hvcpus", "hint"),
+    [
+        (SPEC, {}, "cpcctl hvcpu add web"),
+        (SNP, {}, "cpcctl hvcpu add web"),
+        (SPEC, {0: "parked", 1: "dead"}, "cpcctl hvcpu remove web 1, then cpcctl hvcpu add web"),
+        (SNP, {0: "parked", 1: "dead"}, "cpcctl hvcpu remove web 1; the others will do"),
+        (SNP, {0: "dead"}, "shut the guest down and start it on the other host"),
+    ],
+)
+def test_what_to_do_about_hvcpus(spec: VmSpec, hvcpus: dict[int, str], hint: str) -> None:
+    error = checks.refusal(checks.source_checks(spec, [], hvcpus, "running"), "host-a")
+    assert error is not None
+    assert error.hint == hint.replace("web", spec.name)
+
+
 @pytest.mark.parametrize(
     ("here", "there", "name"),
     [
