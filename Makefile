@@ -57,6 +57,7 @@ bench-kvm: setup
 
 bench-snp: setup
 	@$(PYTHON) -m tests.snp.bench $(ARGS)
+	$(if $(ARGS),,@$(PYTHON) -m tests.snp.bench_migration)
 
 test-fast: setup
 	@$(PYTHON) -m pytest tests -m 'not slow' $(ARGS)

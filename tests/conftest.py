@@ -85,19 +85,24 @@ class Built:
     tiny_initrd: Path
     guest_initrd: Path
 
+    @classmethod
+    def find(cls) -> Built:
+        """Those of the store, there or not."""
+        current = store.root() / "current"
+        return cls(
+            qemu=current / "qemu/bin/qemu-system-x86_64",
+            qemu_data=current / "qemu/share/qemu",
+            firmware=current / "firmware/cpc-firmware.bin",
+            vmlinuz=current / "guest/vmlinuz",
+            tiny_initrd=current / "guest/tiny.cpio",
+            guest_initrd=current / "guest/guest.cpio",
+        )
+
 
 @pytest.fixture(scope="session")
 def built() -> Built:
     """Patched QEMU, firmware and guest. A failure, not a skip, when one lacks."""
-    current = store.root() / "current"
-    found = Built(
-        qemu=current / "qemu/bin/qemu-system-x86_64",
-        qemu_data=current / "qemu/share/qemu",
-        firmware=current / "firmware/cpc-firmware.bin",
-        vmlinuz=current / "guest/vmlinuz",
-        tiny_initrd=current / "guest/tiny.cpio",
-        guest_initrd=current / "guest/guest.cpio",
-    )
+    found = Built.find()
     for name, path in vars(found).items():
         if not path.exists():
             pytest.fail(f"{name}: {path} is not there; run: make setup", pytrace=False)

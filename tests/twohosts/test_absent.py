@@ -8,8 +8,9 @@ import os
 import signal
 import time
 
+from tests.patience import patient
 from tests.twohosts import memory
-from tests.twohosts.pair import Pair, finish, wait_stopped
+from tests.twohosts.pair import Pair, finish, until, wait_stopped
 
 MIB = 1 << 20
 
@@ -17,6 +18,8 @@ MIB = 1 << 20
 def test_untouched_pages_stay_absent(pair: Pair) -> None:
     """Neither side allocates guest memory that the guest never touched."""
     name = pair.vm(memory="2G", append="console=ttyS0 quiet init_on_alloc=0")
+    log = pair.a.folder / "s/vms" / name / "console.log"
+    until(lambda: "CPC-READY" in log.read_text(errors="replace"), "the guest's boot", patient(90))
     before = memory.resident_bytes(pair.a.qemu_pid(name))
     assert before < 512 * MIB, "the guest itself touched too much for this test"
     receive, ticket = pair.receive()
@@ -29,8 +32,8 @@ def test_untouched_pages_stay_absent(pair: Pair) -> None:
     os.kill(worker, signal.SIGCONT)
     finish(process, 0)
     finish(receive, 0)
-    # A booting guest goes on touching pages; a migration of 2 GiB must not.
-    assert here - before < 96 * MIB
+    # A guest goes on touching some pages; a migration of 2 GiB must not.
+    assert here - before < 32 * MIB
     assert there <= here + MIB
     assert controller < 64 * MIB
 

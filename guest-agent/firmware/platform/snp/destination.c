@@ -6,12 +6,6 @@
  */
 #include "snp.h"
 
-static uint8_t *page_of(const struct cpc_region *region, uint64_t page, uint8_t kind)
-{
-    return arch_window(kind == CPC_KIND_PRIVATE) +
-           (region->first_page + page) * CPC_PAGE_SIZE;
-}
-
 static uint64_t gpa_of(const struct cpc_region *region, uint64_t page)
 {
     uint64_t flat = region->first_page + page;
@@ -25,7 +19,7 @@ static uint64_t gpa_of(const struct cpc_region *region, uint64_t page)
 static uint32_t pvalidate(const struct cpc_region *region, uint64_t page, bool validate)
 {
     bool changed = false;
-    uint32_t code = insn_pvalidate(page_of(region, page, CPC_KIND_PRIVATE), validate,
+    uint32_t code = insn_pvalidate(snp_guest_page(region, page, CPC_KIND_PRIVATE), validate,
                                    &changed);
 
     if (code != 0 || !changed) {
@@ -127,7 +121,7 @@ static uint32_t erase_some(const struct cpc_region *region, uint64_t first, uint
         if (kinds[i] != CPC_KIND_PRIVATE) {
             continue;
         }
-        uint32_t code = insn_pvalidate(page_of(region, first + i, CPC_KIND_PRIVATE),
+        uint32_t code = insn_pvalidate(snp_guest_page(region, first + i, CPC_KIND_PRIVATE),
                                        false, &changed);
         status = code == 0 ? add(&batch, gpa_of(region, first + i))
                            : PLATFORM_HARDWARE(PLATFORM_PVALIDATE, code);
@@ -183,7 +177,7 @@ static uint32_t fill_on(void *argument)
 static uint32_t fill(const struct cpc_region *region, uint64_t first, uint32_t pages,
                      uint8_t kind, const uint8_t *from)
 {
-    struct fill fill = { page_of(region, first, kind), from, pages };
+    struct fill fill = { snp_guest_page(region, first, kind), from, pages };
     struct arch_fault fault;
 
     if (arch_guard(fill_on, &fill, &fault) != CPC_S_FAULT) {

@@ -21,6 +21,12 @@ uint64_t snp_page_of(uint32_t area)
     return area + (uint64_t)arch_hvcpu() * CPC_PAGE_SIZE;
 }
 
+uint8_t *snp_guest_page(const struct cpc_region *region, uint64_t page, uint8_t kind)
+{
+    return arch_window(kind == CPC_KIND_PRIVATE) +
+           (region->first_page + page) * CPC_PAGE_SIZE;
+}
+
 static bool incoming(void)
 {
     return snp_state()->incoming;

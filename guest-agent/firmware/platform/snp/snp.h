@@ -39,6 +39,8 @@ uint64_t snp_gpa(const void *trusted);
 uint64_t snp_shm_gpa(uint64_t offset);
 /* This hvCPU's page of an area of the ring file, CPC_SHM_GHCB and so on. */
 uint64_t snp_page_of(uint32_t area);
+/* A page of the guest, where this hvCPU reaches it as one of that kind. */
+uint8_t *snp_guest_page(const struct cpc_region *region, uint64_t page, uint8_t kind);
 
 /* ghcb.c. CPC_P_OK or PLATFORM_HARDWARE. */
 bool ghcb_register(void);

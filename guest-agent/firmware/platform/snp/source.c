@@ -10,13 +10,6 @@
  */
 #include "snp.h"
 
-/* A private page. */
-static uint8_t *page_of(const struct cpc_region *region, uint64_t page)
-{
-    return arch_window(true) +
-           (region->first_page + page) * CPC_PAGE_SIZE;
-}
-
 bool snp_not_validated(const struct arch_fault *fault)
 {
     return fault->vector == VECTOR_VC && fault->code == VC_NOT_VALIDATED;
@@ -103,7 +96,7 @@ static uint32_t look_on(void *argument)
     for (; look->wanted >> look->at != 0; look->at++) {  /* <= CPC_RUN_PAGES */
         uint32_t at = look->at;
         if ((look->wanted >> at & 1) != 0 &&
-            arch_page_is_zero(page_of(look->region, look->first + at))) {
+            arch_page_is_zero(snp_guest_page(look->region, look->first + at, CPC_KIND_PRIVATE))) {
             look->zero |= 1u << at;
         }
     }
@@ -174,7 +167,7 @@ uint32_t snp_read(const struct cpc_region *region, uint64_t first, uint32_t *pag
     if (kind == CPC_KIND_SHARED) {
         return copy_out(region, first, *pages, bounce);
     }
-    copy.from = page_of(region, first);
+    copy.from = snp_guest_page(region, first, CPC_KIND_PRIVATE);
     if (arch_guard(copy_on, &copy, &fault) == CPC_S_FAULT && !snp_not_validated(&fault)) {
         arch_raise(&fault);
     }
