@@ -50,8 +50,7 @@ class HvcpuDead(CpcError):
             exit_code=ExitCode.UNREACHABLE,
             host=qmp.host,
             cause=reason,
-            hint=f"cpcctl hvcpu remove {name} {number}, then cpcctl hvcpu add {name} "
-            "(which an SEV-SNP guest refuses: its others have to do)",
+            hint=f"cpcctl hvcpu remove {name} {number}, then cpcctl hvcpu add {name}",
         )
 
 

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cpcctl.errors import CpcError, ExitCode, shown
-from cpcctl.snp import definition as snp
 from cpcctl.vm import command
 from cpcctl.vm.spec import VmSpec
 
@@ -123,13 +122,13 @@ def source_checks(
             "hvcpu",
             bool(alive),
             "no hvCPU was added" if not hvcpus else "every hvCPU is dead",
-            _living_hvcpu(spec, dead),
+            living_hvcpu(spec.name, dead),
         ),
         Check(
             "hvcpu-alive",
             not dead,
             f"hvCPU {', '.join(map(str, dead))} is dead",
-            _without_dead_hvcpu(spec, dead, alive),
+            living_hvcpu(spec.name, dead),
         ),
         Check(
             "running",
@@ -142,18 +141,10 @@ def source_checks(
     ]
 
 
-def _living_hvcpu(spec: VmSpec, dead: list[int]) -> str:
-    """What to do when there is none: what an SEV-SNP guest's hvCPU starts from is gone with it."""
-    if dead and spec.platform == snp.PLATFORM:
-        return "shut the guest down and start it on the other host"
-    return f"cpcctl hvcpu add {spec.name}"
-
-
-def _without_dead_hvcpu(spec: VmSpec, dead: list[int], alive: list[int]) -> str:
-    remove = f"cpcctl hvcpu remove {spec.name} {dead[0] if dead else 0}"
-    if spec.platform != snp.PLATFORM:
-        return f"{remove}, then cpcctl hvcpu add {spec.name}"
-    return f"{remove}; the others will do" if alive else _living_hvcpu(spec, dead)
+def living_hvcpu(name: str, dead: list[int]) -> str:
+    """What to type when no hvCPU can be called, or some are dead."""
+    add = f"cpcctl hvcpu add {name}"
+    return f"cpcctl hvcpu remove {name} {dead[0]}, then {add}" if dead else add
 
 
 def destination_checks(spec: VmSpec, there: SourceFacts, here: DestinationFacts) -> list[Check]:

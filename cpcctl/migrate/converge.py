@@ -15,6 +15,8 @@ PAGE = 4096
 HANDOVER_SECONDS = 0.12
 # Nothing is gained by another round below this.
 FEW_PAGES = 64
+# A round that moved so many bytes shows how fast the link is.
+ENOUGH = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,15 @@ class Decision:
 def speed(rounds: list[Round], limit: float | None) -> float:
     """Bytes of page content a second that the link has shown so far.
 
-    Taken from the round that moved most; the limit (bytes a second) caps it,
-    because it holds for the last round too. 0.0 when nothing was moved.
+    Of the fastest round that moved enough to tell: the first one may be full of zero
+    pages, which are work for the destination and no bytes. When none was, of the one
+    that moved most. The limit (bytes a second) caps it, because it holds for the last
+    round too. 0.0 when nothing was moved.
     """
-    best = max(rounds, key=lambda r: r.bytes, default=None)
-    shown = best.bytes / best.seconds if best and best.seconds > 0 else 0.0
+    timed = [entry for entry in rounds if entry.seconds > 0]
+    telling = [entry for entry in timed if entry.bytes >= ENOUGH]
+    most = max(timed, key=lambda r: r.bytes, default=None)
+    shown = max(r.bytes / r.seconds for r in telling or [most]) if most else 0.0
     return min(shown, limit) if limit else shown
 
 

@@ -145,7 +145,8 @@ def describe(result: dict[str, Any]) -> str:
                 f"{size(entry['bytes'])} in {_seconds(entry['seconds'])}{dirty}",
             )
         )
-    return "\n".join([pairs(items), NOT_ATTESTED, result["protection"]])
+    # A job of an earlier version says nothing of it.
+    return "\n".join(filter(None, [pairs(items), NOT_ATTESTED, result.get("protection")]))
 
 
 def _paused(seconds: float) -> list[tuple[str, object]]:

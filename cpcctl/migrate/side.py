@@ -55,12 +55,13 @@ class Side:
             states = ", ".join(
                 f"{e['id']} {e['state']}" for e in entries if e["state"] != "inactive"
             )
+            dead = [e["id"] for e in entries if e["state"] == "dead"]
             raise CpcError(
                 f"VM {vm.name} has no hvCPU that can be called",
                 exit_code=ExitCode.REFUSED,
                 host=vm.host,
                 cause=states or "none was added",
-                hint=f"cpcctl hvcpu add {vm.name}",
+                hint=checks.living_hvcpu(vm.name, dead),
             )
         return side
 
@@ -99,10 +100,17 @@ class Side:
         return [e["id"] for e in self.info()["hvcpus"] if e["state"] == "dead"]
 
     def revive(self) -> None:
-        """Remove and add dead hvCPUs; the session lives in the firmware, not in them."""
+        """Have others for dead hvCPUs; the session lives in the firmware, not in them.
+
+        The same one anew where the platform can start it twice; SEV-SNP cannot.
+        """
         for number in self.dead_hvcpus():
             self.qmp.execute("cpc-hvcpu-remove", id=number)
-            self.qmp.execute("cpc-hvcpu-add", id=number)
+            added = self.qmp.execute("cpc-hvcpu-add")["id"]
+            self.hvcpus = [
+                self.vm.hvcpu(self.qmp, self.rings, added) if hvcpu.number == number else hvcpu
+                for hvcpu in self.hvcpus
+            ]
 
     def dirty_log(self, enable: bool) -> None:
         """Start or stop recording dirty pages."""

@@ -247,6 +247,7 @@ class Source:
         while streams.bytes_sent != self.call("watch")["taken"]:
             streams.check()
             self.look()
+            self.job.progress(bytes_sent=streams.bytes_moved)
             time.sleep(nap)
             nap = min(nap * 1.5, NAP_LONG)
 
@@ -344,7 +345,7 @@ class Source:
             "bytes_sent": moved + self.device_bytes,
             "suite": SUITE_NAMES.get(self.suite, "unknown"),
             "peer_attested": False,
-            "protection": self.job.record.data["protection"],
+            "protection": self.job.record.data.get("protection", ""),
         }
 
     def call(self, method: str, params: rpc.Params | None = None) -> rpc.Params:

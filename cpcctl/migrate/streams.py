@@ -81,8 +81,12 @@ class Streams:
 
     @property
     def bytes_taken(self) -> int:
-        """Destination: how many of them have left the rings again; never too many."""
-        return sum(max(0, pump.bytes_moved - pump.port.ring.used) for pump in self.pumps)
+        """Destination: how many of them the firmware has taken out of the rings.
+
+        The rings' tails, which OPEN has set to 0: a single read each, for both of a
+        ring's counters are moved by others while this looks.
+        """
+        return sum(pump.port.ring.tail for pump in self.pumps)
 
     @property
     def bytes_sent(self) -> int | None:

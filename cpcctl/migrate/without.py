@@ -116,7 +116,7 @@ def _result(settings: Settings, job: Job, host: str) -> dict[str, object]:
         "bytes_sent": job.record.progress.get("bytes_sent", 0),
         "suite": "unknown",
         "peer_attested": False,
-        "protection": job.record.data["protection"],
+        "protection": job.record.data.get("protection", ""),
     }
 
 

@@ -38,7 +38,16 @@ def test_paused_guest_switches() -> None:
     assert decide([one(1 << 18)], 0.1, None, paused=True).switch
 
 
-def test_speed_is_of_the_round_that_moved_most() -> None:
+def test_zero_pages_do_not_make_the_link_slow() -> None:
+    """Else a guest that is mostly zero pages could never switch over."""
+    first = Round(1, 50_000, 2_000_000, 200 << 20, 27.0, 1000)
+    later = Round(2, 1000, 0, 4 << 20, 0.02, 1000)
+    assert speed([first, later], None) == (4 << 20) / 0.02
+    assert not decide([first], 0.3, None).switch
+    assert decide([first, later], 0.3, None).switch
+
+
+def test_speed_is_of_a_round_that_moved_something() -> None:
     assert speed([one(0), Round(2, 1, 0, 4096, 1.0, 0)], None) == float(1 << 30)
     assert speed([], None) == 0.0
     assert speed([Round(1, 0, 0, 0, 0.0, 0)], None) == 0.0

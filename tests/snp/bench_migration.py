@@ -77,11 +77,12 @@ def main() -> None:
     asked = parser.parse_args()
     print(f"migration of a guest with {asked.memory} MiB, {asked.filled} MiB of random data, "
           f"median of {asked.hops} (lowest to highest; wanted: at most {LIMIT}x)")  # fmt: skip
-    pairs = {platform: Pair(Built.find()) for platform in PLATFORMS}
+    pairs: dict[str, Pair] = {}
     taken: dict[str, list[dict[str, float]]] = {platform: [] for platform in PLATFORMS}
     try:
-        for platform, pair in pairs.items():
-            start(pair, platform, asked.memory, asked.filled)
+        for platform in PLATFORMS:
+            pairs[platform] = Pair(Built.find())
+            start(pairs[platform], platform, asked.memory, asked.filled)
         for _ in range(asked.hops):
             for platform, pair in pairs.items():
                 taken[platform].append(hop(pair))

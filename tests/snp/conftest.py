@@ -11,16 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from cpcctl import __main__ as entry
+from cpcctl.config.settings import Settings
 from cpcctl.demo.image import ImageError
 from cpcctl.setup import store
 from cpcctl.setup.debian import AptError
 from cpcctl.setup.kernels import Kernel, provide
+from tests.one_host import one_host
 from tests.snp.boot import OBJECTS, Guest, Parts, command
 
 Start = Callable[[str], Guest]
 Launch = Callable[[list[str]], Guest]
 Boot = Callable[..., Guest]
+Cli = Callable[..., tuple[int, str, str]]
+Define = Callable[..., Path]
 
 
 @pytest.fixture
@@ -81,3 +87,42 @@ def boot(parts: Parts, launch: Launch, kernels: dict[str, Kernel]) -> Boot:
         return guest
 
     return begin
+
+
+@pytest.fixture
+def place(
+    built: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Settings]:
+    """A host of its own; whatever runs on it afterwards is ended."""
+    with one_host(built, tmp_path_factory.mktemp("h"), monkeypatch, ACCEL="tcg") as settings:
+        yield settings
+
+
+@pytest.fixture
+def define(built: Any, tmp_path: Path) -> Define:
+    """Write a definition of a small SEV-SNP guest; keywords change it."""
+
+    def write(**changes: Any) -> Path:
+        document = {
+            "name": "a", "platform": "sev-snp", "memory": "256M", "vcpus": 2,
+            "kernel": str(built.vmlinuz), "initrd": str(built.tiny_initrd),
+            "append": "console=ttyS0 panic=-1", **changes,
+        }
+        path = tmp_path / "a.yaml"
+        path.write_text(yaml.safe_dump({k: v for k, v in document.items() if v is not None}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def cli(place: Settings, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run cpcctl in this process: exit code, stdout, stderr."""
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = entry.main(argv)
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -14,15 +16,20 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 from omne_attest import Fail, FailKind, Policy, Report, verify
 
+from cpcctl.config.settings import Settings
 from cpcctl.demo import image
+from cpcctl.demo.console import Console
 from cpcctl.setup import store
 from cpcctl.setup.kernels import Kernel
+from cpcctl.vm import lifecycle
 from tests.patience import patient
 from tests.snp.boot import OBJECTS, Guest, Parts, command
-from tests.snp.conftest import Launch
+from tests.snp.conftest import Cli, Define, Launch
 from tests.snp.test_snp_boot import predicted_digest
+from tests.snp.test_vm_snp import wait_for_words
 
 KERNEL = "6.12"  # Debian's small 6.1 has no driver for it
+LOAD = "cd /modules; for m in $(cat attest); do insmod $m; done; cd /"
 NONCE = b"what the verifier has chosen"
 SIGNED = 0x2A0
 # SHA-256 of the test root's certificate: a constant of the emulation, as AMD's is of a processor.
@@ -47,31 +54,35 @@ def program() -> Path:
 
 
 @pytest.fixture
-def guest(
-    parts: Parts, launch: Launch, kernels: dict[str, Kernel], tmp_path: Path
-) -> Guest:
-    """A guest with 2 vCPUs that can ask for a report."""
-    kernel, initrd = kernels[KERNEL], tmp_path / "initrd"
+def kernel(kernels: dict[str, Kernel], tmp_path: Path) -> Kernel:
+    """One that can ask for a report, with the program that does."""
+    found, initrd = kernels[KERNEL], tmp_path / "initrd"
     # The kernel unpacks archives one after the other.
-    initrd.write_bytes(kernel.initrd.read_bytes() + program().read_bytes())
-    mine = replace(parts, vmlinuz=kernel.vmlinuz, initrd=initrd)
+    initrd.write_bytes(found.initrd.read_bytes() + program().read_bytes())
+    return replace(found, initrd=initrd)
+
+
+@pytest.fixture
+def guest(parts: Parts, launch: Launch, kernel: Kernel) -> Guest:
+    """A guest with 2 vCPUs and that kernel."""
+    mine = replace(parts, vmlinuz=kernel.vmlinuz, initrd=kernel.initrd)
     made = launch(command(mine, OBJECTS["sev-snp"]))
     made.ready()
-    made.run("cd /modules; for m in $(cat attest); do insmod $m; done; cd /")
+    made.run(LOAD)
     return made
 
 
-def ask(guest: Guest, nonce: bytes) -> bytes:
+def ask(guest: Guest | Console, nonce: bytes) -> bytes:
     """A report with that nonce, from inside."""
-    said = guest.run(f"report '{nonce.decode()}'")
+    said = guest.run(f"report '{nonce.decode()}'").replace("\r", "")
     found = re.search(r"REPORT\n([0-9a-f\n]+)END", said)
     assert found, said
     return bytes.fromhex(found[1])
 
 
-def chain(guest: Guest) -> Chain:
+def chain(query: dict[str, Any]) -> Chain:
     """VCEK, ASK, ARK as the monitor gives them."""
-    vcek, ask_, ark = x509.load_pem_x509_certificates(guest.query()["certificates"].encode())
+    vcek, ask_, ark = x509.load_pem_x509_certificates(query["certificates"].encode())
     return vcek, ask_, ark
 
 
@@ -86,7 +97,7 @@ def test_an_independent_library_verifies_the_report(guest: Guest, parts: Parts) 
     assert guest.query()["launch-digest"] == measured
     nonce = NONCE.ljust(64, b"\0")
     policy = Policy(measurement=bytes.fromhex(measured), report_data=nonce, max_vmpl=0)
-    report, certificates = ask(guest, NONCE), chain(guest)
+    report, certificates = ask(guest, NONCE), chain(guest.query())
     found = checked(report, certificates, policy)
     assert (found.version, found.vmpl, found.host_data) == (3, 0, bytes(32))
 
@@ -105,6 +116,30 @@ def test_an_independent_library_verifies_the_report(guest: Guest, parts: Parts) 
     assert ask(guest, NONCE)[:0x40] == report[:0x40]  # the counter of messages goes on
 
 
+def test_a_guest_with_hvcpus_reports_what_cpcctl_predicted(
+    place: Settings, define: Define, cli: Cli, kernel: Kernel
+) -> None:
+    path = str(
+        define(
+            kernel=str(kernel.vmlinuz),
+            initrd=str(kernel.initrd),
+            **{"sev-snp": {"host_data": "5a" * 32}},
+        )
+    )
+    printed = json.loads(cli("vm", "start", path, "--print-command", "--format", "json")[1])
+    assert cli("vm", "start", path)[0] == 0
+    vm = lifecycle.attach(place, "a")
+    wait_for_words(vm.paths.console_log, "CPC-READY")
+    with Console(vm.paths.console) as shell:  # not before: who does not read holds it up
+        shell.run(LOAD)
+        report = ask(shell, NONCE)
+    with vm.qmp() as qmp:
+        certificates = chain(qmp.execute("query-sev-emulation"))
+    measured = bytes.fromhex(printed["launch_digest"])
+    policy = Policy(measurement=measured, report_data=NONCE.ljust(64, b"\0"), max_vmpl=0)
+    assert checked(report, certificates, policy).host_data == b"\x5a" * 32
+
+
 def openssl(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["openssl", *map(str, arguments)],
@@ -114,7 +149,7 @@ def openssl(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_openssl_verifies_the_report(guest: Guest, tmp_path: Path) -> None:
     report = ask(guest, NONCE)
-    for name, certificate in zip(("vcek", "ask", "ark"), chain(guest), strict=True):
+    for name, certificate in zip(("vcek", "ask", "ark"), chain(guest.query()), strict=True):
         (tmp_path / f"{name}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
     vcek, ask_, ark = (tmp_path / f"{name}.pem" for name in ("vcek", "ask", "ark"))
     done = openssl("verify", "-CAfile", ark, "-untrusted", ask_, vcek)

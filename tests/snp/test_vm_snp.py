@@ -8,67 +8,26 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from cpcctl import __main__ as entry
 from cpcctl.config.settings import Settings
+from cpcctl.host.firmware import HvcpuDead
 from cpcctl.setup import store
 from cpcctl.snp import ovmf
 from cpcctl.vm import lifecycle
-from tests.one_host import one_host
+from tests.onevm import images
+from tests.onevm.test_firmware_faults import OUTSIDE
 from tests.patience import patient
 from tests.snp import dying_kernel
 from tests.snp.boot import BOOT_SECONDS
+from tests.snp.conftest import Cli, Define
 
 TOP = Path(__file__).resolve().parents[2]
-Cli = Callable[..., tuple[int, str, str]]
-Define = Callable[..., Path]
 ACTIVE = "Memory Encryption Features active: AMD SEV SEV-ES SEV-SNP"
 EMULATED = "sev-snp, emulated: no protection from this host's root"
-
-
-@pytest.fixture
-def place(
-    built: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Settings]:
-    """A host of its own; whatever runs on it afterwards is ended."""
-    with one_host(built, tmp_path_factory.mktemp("h"), monkeypatch, ACCEL="tcg") as settings:
-        yield settings
-
-
-@pytest.fixture
-def define(built: Any, tmp_path: Path) -> Define:
-    """Write a definition of a small SEV-SNP guest; keywords change it."""
-
-    def write(**changes: Any) -> Path:
-        document = {
-            "name": "a", "platform": "sev-snp", "memory": "256M", "vcpus": 2,
-            "kernel": str(built.vmlinuz), "initrd": str(built.tiny_initrd),
-            "append": "console=ttyS0 panic=-1", **changes,
-        }
-        path = tmp_path / "a.yaml"
-        path.write_text(yaml.safe_dump({k: v for k, v in document.items() if v is not None}))
-        return path
-
-    return write
-
-
-@pytest.fixture
-def cli(place: Settings, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run cpcctl in this process: exit code, stdout, stderr."""
-
-    def run(*argv: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = entry.main(argv)
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return run
 
 
 def wait_for_words(log: Path, words: str, seconds: float = BOOT_SECONDS) -> str:
@@ -78,6 +37,27 @@ def wait_for_words(log: Path, words: str, seconds: float = BOOT_SECONDS) -> str:
         assert time.monotonic() < deadline, f"no {words!r}: {text[-2000:]}"
         time.sleep(0.05)
     return text
+
+
+def test_another_hvcpu_for_a_dead_one(
+    place: Settings, define: Define, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead one cannot be started again; one that never ran takes its place."""
+    monkeypatch.setenv("CPCCTL_FIRMWARE", str(images.faults() / "cpc-firmware.bin"))
+    code, _, err = cli("vm", "start", str(define(hvcpu_max=2)))
+    assert code == 0, err
+    vm = lifecycle.attach(place, "a")
+    with vm.qmp() as qmp, vm.rings() as rings, pytest.raises(HvcpuDead):
+        vm.hvcpu(qmp, rings, 0).call(OUTSIDE, (1,), timeout=patient(20))
+    assert "cpcctl hvcpu remove a 0, then cpcctl hvcpu add a" in cli("hvcpu", "ping", "a")[2]
+    assert cli("hvcpu", "remove", "a", "0")[0] == 0
+    code, out, err = cli("hvcpu", "add", "a")
+    assert out == "added hvCPU 1\n", err
+    code, out, err = cli("hvcpu", "ping", "a", "--format", "json")
+    assert (code, [entry["hvcpu"] for entry in json.loads(out)]) == (0, [1]), err
+    code, _, err = cli("hvcpu", "add", "a")
+    assert code != 0 and "in use or dead" in err
+    assert lifecycle.status(place, "a")["state"] == "running"
 
 
 def test_a_life(place: Settings, define: Define, cli: Cli, tmp_path: Path) -> None:

@@ -144,11 +144,8 @@ static uint32_t add_zero(struct sender *send, uint64_t page, uint8_t kind)
         status = flush_zeros(send);
         send->zero_kind = kind;
     }
-    if (status == CPC_S_OK &&
-        !add_extent(send->scratch->zero, &send->zeros, address)) {
-        status = flush_zeros(send);
-        add_extent(send->scratch->zero, &send->zeros, address);
-    }
+    _Static_assert(ZERO_PAGES_MAX <= CPC_EXTENTS_MAX, "there is room for each alone");
+    add_extent(send->scratch->zero, &send->zeros, address);
     send->zero_pages++;
     return status;
 }
