@@ -4,15 +4,30 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cpcctl import __main__ as entry
 from cpcctl.config.load import load
 from cpcctl.config.settings import Settings
 from cpcctl.vm import lifecycle
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+def command_line(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run cpcctl in this process: exit code, stdout, stderr."""
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = entry.main(argv)
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run
 
 
 @contextlib.contextmanager

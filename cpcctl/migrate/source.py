@@ -243,11 +243,13 @@ class Source:
         What it had not taken would be waited for while the guest stands still, and
         the round would look faster than the destination is.
         """
-        streams, nap = self._streams(), NAP_SHORT
+        streams, nap, told = self._streams(), NAP_SHORT, time.monotonic()
         while streams.bytes_sent != self.call("watch")["taken"]:
             streams.check()
             self.look()
-            self.job.progress(bytes_sent=streams.bytes_moved)
+            if time.monotonic() - told > LOOK_SECONDS:
+                self.job.progress(bytes_sent=streams.bytes_moved)
+                told = time.monotonic()
             time.sleep(nap)
             nap = min(nap * 1.5, NAP_LONG)
 

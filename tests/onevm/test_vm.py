@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import yaml
 
-from cpcctl import __main__ as entry
 from cpcctl import abi
 from cpcctl.accel import memory
 from cpcctl.config.settings import Settings
@@ -26,6 +25,7 @@ from cpcctl.host.qmp import QmpError
 from cpcctl.host.shm import CallError
 from cpcctl.vm import lifecycle, spec
 from tests import accel
+from tests.one_host import Cli, command_line
 from tests.patience import patient
 
 SLICE = 0.005
@@ -50,16 +50,9 @@ def define(built: Any, place: Settings) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     """Run cpcctl in this process: exit code, stdout, stderr."""
-
-    def run(*argv: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = entry.main(argv)
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return run
+    return command_line(capsys)
 
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> None:

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 
 from cpcctl.demo.console import Console
 from tests.conftest import Built
 from tests.patience import patient
+from tests.snp.bench import PLATFORMS, line
 from tests.twohosts.pair import Pair, finish
 
-PLATFORMS = ("plain", "sev-snp")
 TIMES = ("total_seconds", "downtime_seconds")
 NAME = "bench"
 READY_SECONDS = 300.0
@@ -56,18 +55,6 @@ def hop(pair: Pair) -> dict[str, float]:
     return {name: float(result[name]) for name in TIMES}
 
 
-def line(name: str, taken: dict[str, list[dict[str, float]]]) -> str:
-    """The result for one of TIMES."""
-    seconds = {platform: [hop[name] for hop in hops] for platform, hops in taken.items()}
-    medians = {platform: statistics.median(times) for platform, times in seconds.items()}
-    words = ", ".join(
-        f"{platform} {medians[platform]:.2f} s ({min(times):.2f} to {max(times):.2f})"
-        for platform, times in seconds.items()
-    )
-    ratio = medians["sev-snp"] / medians["plain"]
-    return f"{name.removesuffix('_seconds'):9} {words}: {ratio:.2f}x"
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="time of a migration")
@@ -93,7 +80,8 @@ def main() -> None:
         for pair in pairs.values():
             pair.close()
     for name in TIMES:
-        print(line(name, taken), flush=True)
+        seconds = {platform: [hop[name] for hop in hops] for platform, hops in taken.items()}
+        print(line(name.removesuffix("_seconds"), seconds), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,19 +13,17 @@ from typing import Any
 import pytest
 import yaml
 
-from cpcctl import __main__ as entry
 from cpcctl.config.settings import Settings
 from cpcctl.demo.image import ImageError
 from cpcctl.setup import store
 from cpcctl.setup.debian import AptError
 from cpcctl.setup.kernels import Kernel, provide
-from tests.one_host import one_host
+from tests.one_host import Cli, command_line, one_host
 from tests.snp.boot import OBJECTS, Guest, Parts, command
 
 Start = Callable[[str], Guest]
 Launch = Callable[[list[str]], Guest]
 Boot = Callable[..., Guest]
-Cli = Callable[..., tuple[int, str, str]]
 Define = Callable[..., Path]
 
 
@@ -118,11 +116,4 @@ def define(built: Any, tmp_path: Path) -> Define:
 @pytest.fixture
 def cli(place: Settings, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Run cpcctl in this process: exit code, stdout, stderr."""
-
-    def run(*argv: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = entry.main(argv)
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return run
+    return command_line(capsys)

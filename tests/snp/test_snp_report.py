@@ -22,9 +22,10 @@ from cpcctl.demo.console import Console
 from cpcctl.setup import store
 from cpcctl.setup.kernels import Kernel
 from cpcctl.vm import lifecycle
+from tests.one_host import Cli
 from tests.patience import patient
 from tests.snp.boot import OBJECTS, Guest, Parts, command
-from tests.snp.conftest import Cli, Define, Launch
+from tests.snp.conftest import Define, Launch
 from tests.snp.test_snp_boot import predicted_digest
 from tests.snp.test_vm_snp import wait_for_words
 

@@ -18,12 +18,13 @@ from cpcctl.host.firmware import HvcpuDead
 from cpcctl.setup import store
 from cpcctl.snp import ovmf
 from cpcctl.vm import lifecycle
+from tests.one_host import Cli
 from tests.onevm import images
 from tests.onevm.test_firmware_faults import OUTSIDE
 from tests.patience import patient
 from tests.snp import dying_kernel
 from tests.snp.boot import BOOT_SECONDS
-from tests.snp.conftest import Cli, Define
+from tests.snp.conftest import Define
 
 TOP = Path(__file__).resolve().parents[2]
 ACTIVE = "Memory Encryption Features active: AMD SEV SEV-ES SEV-SNP"
