@@ -28,7 +28,7 @@ qemu: packages
 	@sh patches/qemu/build.sh
 
 firmware: packages
-	@$(MAKE) -s -C guest-agent/firmware image >&2
+	@$(SETUP) cpcctl.setup.firmware
 
 guest: packages
 	@$(SETUP) cpcctl.demo.image

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hvCPU firmware of this checkout, built by guest-agent/firmware/Makefile.
+
+Result: ``current/firmware`` with ``cpc-firmware.bin``, its ELF file, and
+``kvm-probe.bin``. Objects are not kept: they name the checkout they were made
+in, and another one with the same sources must do without that folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from cpcctl.setup import store
+
+SOURCE = Path(__file__).resolve().parents[2] / "guest-agent" / "firmware"
+RESULTS = ("cpc-firmware.bin", "cpc-firmware.elf", "kvm-probe.bin")
+
+
+def recipe_key() -> str:
+    """Digest of the sources, the pins of the libraries and the compiler."""
+    command = [str(SOURCE / "content-hash.sh")]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+def build(out: Path) -> None:
+    """Compile into a folder of its own and keep the results. Raises CalledProcessError."""
+    objects = out / "objects"
+    subprocess.run(
+        ["make", "-s", "-C", str(SOURCE), "image", f"O={objects}"], check=True, stdout=sys.stderr
+    )
+    for name in RESULTS:
+        (objects / name).rename(out / name)
+    shutil.rmtree(objects)
+
+
+def main() -> int:
+    """Build the firmware unless it is there; 2 when it cannot be built."""
+    os.umask(0o022)
+    try:
+        store.provide("firmware", recipe_key(), build)
+    except (OSError, subprocess.CalledProcessError) as error:
+        store.say(f"error: the firmware cannot be built: {error}")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
