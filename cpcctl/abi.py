@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_char, c_uint8, c_uint16, c_uint32, c_uint64
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 PAGE_SHIFT = 12
 PAGE_SIZE = 4096
 HVCPU_LIMIT = 16
@@ -64,6 +64,7 @@ PCALL_DISKS_ACTIVE = 10
 PCALL_DISKS_INACTIVE = 11
 PCALL_FAULT = 12
 PCALL_GVCPU = 13
+GVCPU_WAITS = 1
 KINDS_MAX = 32768
 
 
@@ -302,6 +303,7 @@ class BootInfo(ctypes.LittleEndianStructure):
         ("c_bit", c_uint64),
         ("cpu_features", c_uint32),
         ("incoming", c_uint32),
+        ("ap_reset", c_uint64),
     )
 
 
@@ -318,7 +320,7 @@ class Gvcpu(ctypes.LittleEndianStructure):
     _fields_ = (
         ("vmsa_gpa", c_uint64),
         ("apic_id", c_uint32),
-        ("pad", c_uint32),
+        ("flags", c_uint32),
     )
 
 

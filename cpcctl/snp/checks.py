@@ -68,11 +68,11 @@ def check(settings: Settings, spec: VmSpec) -> str:
             cause="\n".join(why for why, _ in found),
             hint="; ".join(dict.fromkeys(fix for _, fix in found)),
         )
-    hvcpus = _hvcpus(settings, spec) if command.has_hvcpus(spec) else None
+    hvcpus = _hvcpus(settings, spec, image) if command.has_hvcpus(spec) else None
     return measure.launch_digest(image, spec.vcpus, cpu.signature, hvcpus)
 
 
-def _hvcpus(settings: Settings, spec: VmSpec) -> FirmwareLaunch:
+def _hvcpus(settings: Settings, spec: VmSpec, image: Path) -> FirmwareLaunch:
     """What the launch has for hvCPUs."""
     return FirmwareLaunch(
         image=find.firmware_image(settings).read_bytes(),
@@ -81,6 +81,7 @@ def _hvcpus(settings: Settings, spec: VmSpec) -> FirmwareLaunch:
         max_memory=spec.max_memory,
         ring_size=spec.ring_size,
         shm_size=command.layout(spec).size,
+        ap_reset=read_firmware(image).ap_entry,
     )
 
 

@@ -22,7 +22,10 @@ _FEATURES = abi.CPU_AES | abi.CPU_VAES | abi.CPU_RDSEED | abi.CPU_RDRAND
 
 @dataclass(frozen=True)
 class FirmwareLaunch:
-    """image: the firmware file; memory and ring sizes in bytes; c_bit: its position."""
+    """image: the firmware file; memory and ring sizes in bytes; c_bit: its position;
+
+    ap_reset: address in OVMF where a vCPU but the first starts.
+    """
 
     image: bytes
     hvcpu_max: int
@@ -30,6 +33,7 @@ class FirmwareLaunch:
     max_memory: int
     ring_size: int
     shm_size: int
+    ap_reset: int
     c_bit: int = 51
 
     @property
@@ -68,6 +72,7 @@ class FirmwareLaunch:
             c_bit=1 << self.c_bit,
             cpu_features=_FEATURES,
             incoming=0,
+            ap_reset=self.ap_reset,
         )
 
     def content(self) -> tuple[bytes, int]:

@@ -4,8 +4,8 @@
 The processor hashes, in this order, every page of the firmware, every page that
 the firmware's metadata asks for, and the first register state of every vCPU. Not
 in it: the policy, and a kernel that QEMU hands to the firmware. Where the guest has
-hvCPUs, their firmware and what it is told is hashed behind the other firmware, vCPU 0
-begins there, and the hvCPUs' register states come last.
+hvCPUs, their firmware and what it is told is hashed behind the other firmware, every
+vCPU begins there, and the hvCPUs' register states come last.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def launch_digest(
         digest.update_normal_pages(abi.SNP_TRUSTED_GPA, content)
         digest.update_zero_pages(abi.SNP_TRUSTED_GPA + len(content), zero)
     guest.snp_update_metadata_pages(digest, image, None, qemu)
-    states = vmsa.VMSA(
-        part("sev_mode").SevMode.SEV_SNP, image.sev_es_reset_eip(), signature, SEV_FEATURES, qemu
-    )
-    pages = list(states.pages(vcpus))
     if hvcpus:
-        pages[0] = hvcpus.save_area(abi.ENTRY_GVCPU)
-        pages += [hvcpus.save_area(number) for number in range(hvcpus.hvcpu_max)]
+        begin = [abi.ENTRY_GVCPU] * vcpus + list(range(hvcpus.hvcpu_max))
+        pages = [hvcpus.save_area(rdi) for rdi in begin]
+    else:
+        mode = part("sev_mode").SevMode.SEV_SNP
+        states = vmsa.VMSA(mode, image.sev_es_reset_eip(), signature, SEV_FEATURES, qemu)
+        pages = list(states.pages(vcpus))
     for page in pages:
         digest.update_vmsa_page(page)
     return str(digest.ld().hex())

@@ -23,7 +23,7 @@
 
 #include <stdint.h>
 
-#define CPC_ABI_VERSION        3u
+#define CPC_ABI_VERSION        4u
 #define CPC_PAGE_SHIFT         12
 #define CPC_PAGE_SIZE          4096u
 #define CPC_HVCPU_LIMIT        16u     /* hvCPUs a machine may have */
@@ -72,7 +72,7 @@
  * On SEV-SNP the image is at boot_info.trusted_gpa, RIP and RSI are the same
  * virtual addresses as on the plain platform, CR3 points to tables that the
  * launch put behind struct cpc_boot_info (below), and EFER, CR0, CR4 and XCR0
- * are final. gvCPU 0 starts there too, with RDI = CPC_ENTRY_GVCPU + 0, and
+ * are final. Every gvCPU starts there too, with RDI = CPC_ENTRY_GVCPU, and
  * waits (AP reset hold) for an hvCPU to create it anew.
  */
 #define CPC_ENTRY_GVCPU        0x100u
@@ -145,6 +145,9 @@ struct cpc_boot_info {
                                 the only launch that may be a destination. On
                                 SEV-SNP 0 here, because this is measured: the
                                 hints say it */
+    uint64_t ap_reset;       /* SEV-SNP: where gvCPUs but the first start in
+                                real mode, as OVMF asks: CS base in bits 31:16,
+                                IP in bits 15:0 */
 };
 
 /*
@@ -225,10 +228,14 @@ struct cpc_pcall {
  * checked for sense, never believed about what is private.
  */
 struct cpc_gvcpu {
-    uint64_t vmsa_gpa;       /* the page it runs from; 0: its launch save area */
+    uint64_t vmsa_gpa;       /* the page it runs from, or will after INIT; 0:
+                                its launch save area */
     uint32_t apic_id;
-    uint32_t pad;
+    uint32_t flags;          /* CPC_GVCPU_* */
 };
+
+#define CPC_GVCPU_WAITS        1u  /* nobody has started it yet: create it for
+                                      the next INIT */
 
 /* ---- page kinds --------------------------------------------------------- */
 

@@ -8,14 +8,19 @@
 
 /* ---- start ---------------------------------------------------------------- */
 
-static void the_first_gvcpu_is_created_once(void)
+static void each_gvcpu_is_created_once(void)
 {
     begin();
     const struct vmsa *vmsa = (const void *)pair.source->vmsa;
+    const struct vmsa *other = (const void *)(pair.source->vmsa + CPC_VMSA_STRIDE);
     CHECK_IS(pair.source->snp->created, 1);
     CHECK_IS(pair.source->snp->ap_vmsa[0], host_trusted_gpa(pair.source, vmsa));
     CHECK(vmsa->cs.base == 0xffff0000 && vmsa->rip == 0xfff0 && vmsa->cr0 == 0x10);
+    CHECK(!pair.source->snp->ap_on_init[0] && pair.source->snp->ap_on_init[1]);
+    CHECK_IS(pair.source->snp->ap_vmsa[1], host_trusted_gpa(pair.source, other));
+    CHECK(other->cs.base == 0x00800000 && other->rip == 0xb004 && other->cr0 == 0x10);
     CHECK_IS(pair.destination->snp->created, 0);
+    CHECK_IS(pair.destination->snp->ap_vmsa[1], 0);
     host_machine = pair.source;
     CHECK_IS(platform()->begin(), CPC_S_OK);
     CHECK_IS(pair.source->snp->created, 1);
@@ -351,7 +356,7 @@ static void a_hidden_page_of_the_launch_is_found(void)
 
 #define T(name) { #name, name }
 static const struct test tests[] = {
-    T(the_first_gvcpu_is_created_once), T(a_start_that_fails_answers_every_call),
+    T(each_gvcpu_is_created_once), T(a_start_that_fails_answers_every_call),
     T(each_page_is_validated_once), T(conversions_across_rounds),
     T(what_is_not_validated_is_absent), T(a_page_taken_away_is_sent_later),
     T(a_frozen_page_taken_away_ends_the_session), T(kinds_that_do_not_exist_are_refused),

@@ -73,6 +73,25 @@ static void a_save_area_in_guest_memory_resumes(void)
     end();
 }
 
+/* The source never started gvCPU 1: at the destination it waits for its INIT too. */
+static void a_gvcpu_that_waits_for_init_waits_on(void)
+{
+    begin();
+    pair.source->snp->trusted[1].in_use = false;
+    pair_open(&pair, ALL);
+    pair.destination->snp->waits[1] = true;      /* as its device state says */
+    finish(1);
+    CHECK(!pair.source->snp->trusted[1].vmsa);
+    struct answer commit = prepare_and_commit();
+    CHECK_IS(call(pair.destination, CPC_OP_RUN, 0, 0, commit.payload, commit.size).status,
+             CPC_S_OK);
+    CHECK_IS(pair.destination->snp->created, 1);
+    CHECK(!pair.destination->snp->ap_on_init[0] && pair.destination->snp->ap_on_init[1]);
+    CHECK_IS(pair.destination->snp->ap_vmsa[1],
+             host_trusted_gpa(pair.destination, pair.destination->vmsa + CPC_VMSA_STRIDE));
+    end();
+}
+
 /* What the host says gvCPU 1 runs from, and how FREEZE answers. */
 static void freeze_with(uint64_t vmsa_gpa, uint32_t code)
 {
@@ -229,7 +248,7 @@ static void another_map_at_the_destination_is_refused(void)
 static const struct test tests[] = {
     T(freeze_fails_while_a_gvcpu_runs), T(a_frozen_gvcpu_has_no_save_area),
     T(a_save_area_in_guest_memory_moves), T(a_save_area_in_guest_memory_resumes),
-    T(save_areas_that_cannot_be), T(a_hidden_gvcpu_is_missed), T(a_gvcpu_that_is_not_created_can_be_tried_again),
+    T(a_gvcpu_that_waits_for_init_waits_on), T(save_areas_that_cannot_be), T(a_hidden_gvcpu_is_missed), T(a_gvcpu_that_is_not_created_can_be_tried_again),
     T(map_too_many), T(map_no_pages), T(map_unaligned), T(map_same_gpa),
     T(map_gpa_overlaps), T(map_flat_overlaps), T(map_on_trusted_memory),
     T(map_into_trusted_memory), T(map_on_the_ring), T(map_on_mmio), T(map_wraps),

@@ -8,7 +8,7 @@
 #include "version.h"
 
 #define CPC_IMAGE_MAGIC   0x57464350
-#define CPC_ABI_VERSION   3
+#define CPC_ABI_VERSION   4
 #define CPC_HVCPU_LIMIT   16
 #define MMIO_PARK         0x0000003000000000
 #define CPC_ENTRY_GVCPU   0x100
@@ -119,8 +119,9 @@ nowhere:
     jmp 2b
 
 /* SEV-SNP: a gvCPU in its launch save area, which nobody can read or change.
-   AP reset hold, until an hvCPU has created it anew from another one. It
-   touches no memory: there is no stack here. */
+   AP reset hold, until an hvCPU has created it anew from another one, and again
+   if the host ever lets it run from this one. It touches no memory: there is no
+   stack here. */
 hold:
     mov $MSR_GHCB, %ecx
     mov $AP_RESET_HOLD, %eax

@@ -72,6 +72,7 @@ static uint32_t answer_gvcpu(uint32_t gvcpu)
     }
     answer.vmsa_gpa = host_machine->snp->gvcpu_vmsa[gvcpu];
     answer.apic_id = gvcpu;
+    answer.flags = host_machine->snp->waits[gvcpu] ? CPC_GVCPU_WAITS : 0;
     memcpy(shm_at(CPC_SHM_BOUNCE), &answer, sizeof(answer));
     return CPC_P_OK;
 }
@@ -208,7 +209,9 @@ static uint64_t serve_ap(const struct ghcb *ghcb)
     struct snp_machine *snp = host_machine->snp;
     uint32_t apic_id = (uint32_t)(ghcb->exit_info_1 >> 32);
 
-    MUST((uint32_t)ghcb->exit_info_1 == GHCB_AP_CREATE && ghcb->rax == VMSA_FEATURE_SNP);
+    bool on_init = (uint32_t)ghcb->exit_info_1 == GHCB_AP_CREATE_ON_INIT;
+    MUST(on_init || (uint32_t)ghcb->exit_info_1 == GHCB_AP_CREATE);
+    MUST(ghcb->rax == VMSA_FEATURE_SNP);
     MUST(apic_id < host_machine->boot.gvcpu_max && host_machine->gvcpu_present[apic_id]);
     uint8_t *page = host_machine->vmsa + (uint64_t)apic_id * CPC_VMSA_STRIDE;
     MUST(ghcb->exit_info_2 == host_trusted_gpa(host_machine, page));
@@ -217,7 +220,9 @@ static uint64_t serve_ap(const struct ghcb *ghcb)
     if (snp->refuses_ap) {
         return 2;
     }
-    snp->created++;
+    snp->created += !on_init;
+    snp->ap_on_init[apic_id] = on_init;
+    snp->waits[apic_id] = on_init;
     snp->ap_vmsa[apic_id] = ghcb->exit_info_2;
     snp->gvcpu_vmsa[apic_id] = ghcb->exit_info_2;
     memcpy(host_machine->gvcpu[apic_id], page + CPC_PAGE_SIZE / 2, HOST_VMSA_BYTES);

@@ -134,6 +134,7 @@ void host_snp_new(struct host_machine *machine, bool incoming)
     boot->shm_gpa = CPC_SNP_SHM_GPA;
     boot->mmio_gpa = CPC_SNP_MMIO_GPA;
     boot->c_bit = 1ull << 51;
+    boot->ap_reset = MODEL_AP_RESET;
     for (uint32_t i = 0; i < CPC_GVCPU_LIMIT; i++) {
         snp->trusted[i] = (struct rmp_entry){ .private = true, .validated = true };
     }
@@ -146,15 +147,15 @@ void host_snp_started(struct host_machine *machine)
 
     for (uint32_t i = 0; i < machine->boot.gvcpu_max && !snp->state.incoming; i++) {
         uint8_t *page = machine->vmsa + (uint64_t)i * CPC_VMSA_STRIDE;
-        if (!machine->gvcpu_present[i] || (i == 0 && !snp->created)) {
+        if (snp->ap_vmsa[i] == 0) {
             continue;
         }
-        memcpy(page, machine->vmsa, CPC_PAGE_SIZE);
         memset(page + CPC_PAGE_SIZE / 2, (int)(i + 1), HOST_VMSA_BYTES);
         memset(machine->gvcpu[i], (int)(i + 1), HOST_VMSA_BYTES);
         snp->gvcpu_vmsa[i] = host_trusted_gpa(machine, page);
         snp->trusted[i].vmsa = true;
         snp->trusted[i].in_use = true;
+        snp->waits[i] = false;
     }
 }
 

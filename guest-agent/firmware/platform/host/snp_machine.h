@@ -16,6 +16,7 @@
 
 #define MODEL_PAGES       8192u   /* flat pages a model may have */
 #define MODEL_UNMAPPED    UINT32_MAX
+#define MODEL_AP_RESET    0x0080b004u   /* where gvCPUs but the first start */
 
 struct rmp_entry {
     bool private;
@@ -39,7 +40,9 @@ struct snp_machine {
 
     uint64_t gvcpu_vmsa[CPC_GVCPU_LIMIT];          /* what GVCPU answers */
     uint64_t ap_vmsa[CPC_GVCPU_LIMIT];             /* what AP_CREATE was given */
-    uint32_t created;
+    bool ap_on_init[CPC_GVCPU_LIMIT];
+    bool waits[CPC_GVCPU_LIMIT];                   /* what GVCPU answers */
+    uint32_t created;             /* that run at once */
 
     /* how the host lies */
     uint32_t psc_at_once;         /* entries it does in one exit, 0: all */

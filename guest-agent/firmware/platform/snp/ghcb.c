@@ -99,11 +99,10 @@ uint32_t ghcb_psc(const uint64_t *gpas, uint32_t count, uint32_t state)
     return CPC_P_OK;
 }
 
-uint32_t ghcb_ap_create(uint32_t apic_id, uint64_t vmsa_gpa, uint64_t features)
+uint32_t ghcb_ap_create(uint64_t when, uint32_t apic_id, uint64_t vmsa_gpa, uint64_t features)
 {
-    uint32_t failed = ghcb_exit(GHCB_EXIT_AP_CREATION,
-                                GHCB_AP_CREATE | (uint64_t)apic_id << 32, vmsa_gpa,
-                                features);
+    uint32_t failed = ghcb_exit(GHCB_EXIT_AP_CREATION, when | (uint64_t)apic_id << 32,
+                                vmsa_gpa, features);
 
     return failed == 0 ? CPC_P_OK : PLATFORM_HARDWARE(PLATFORM_AP_CREATE, failed);
 }

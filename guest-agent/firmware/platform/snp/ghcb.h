@@ -35,6 +35,7 @@ _Static_assert(sizeof(struct ghcb) == 4096, "GHCB");
 #define GHCB_EXIT_MMIO_WRITE   0x80000002ull
 #define GHCB_EXIT_PSC          0x80000010ull
 #define GHCB_EXIT_AP_CREATION  0x80000013ull
+#define GHCB_AP_CREATE_ON_INIT 0ull
 #define GHCB_AP_CREATE         1ull
 
 #define GHCB_MSR_REGISTER      0x012ull

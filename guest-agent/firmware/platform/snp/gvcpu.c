@@ -9,7 +9,10 @@
  */
 #include "vmsa.h"
 
+#include "ghcb.h"
 #include "snp.h"
+
+#define RESET_BSP  0xfffffff0u
 
 static uint32_t rmpadjust(void *page, uint64_t attributes)
 {
@@ -18,26 +21,28 @@ static uint32_t rmpadjust(void *page, uint64_t attributes)
     return code == 0 ? CPC_P_OK : PLATFORM_HARDWARE(PLATFORM_RMPADJUST, code);
 }
 
-/* Make a page of trusted memory a save area and let a gvCPU run from it. */
-static uint32_t create(uint32_t gvcpu, uint32_t apic_id)
+/* Make a page of trusted memory a save area and let a gvCPU run from it, at
+   once or when the guest starts it by INIT and SIPI. */
+static uint32_t create(uint32_t gvcpu, uint32_t apic_id, bool on_init)
 {
     uint8_t *page = platform_vmsa(gvcpu);
     uint32_t status = rmpadjust(page, RMPADJUST_VMSA);
 
     return status == CPC_P_OK
-               ? ghcb_ap_create(apic_id, snp_gpa(page), VMSA_FEATURE_SNP)
+               ? ghcb_ap_create(on_init ? GHCB_AP_CREATE_ON_INIT : GHCB_AP_CREATE, apic_id,
+                                snp_gpa(page), VMSA_FEATURE_SNP)
                : status;
 }
 
-/* What OVMF expects after a reset. */
-static void reset_state(struct vmsa *vmsa)
+/* What OVMF expects after a reset: real mode at an address below 4 GiB. */
+static void reset_state(struct vmsa *vmsa, uint32_t address)
 {
     const struct vmsa_segment data = { .attributes = 0x93, .limit = 0xffff };
 
     memset(vmsa, 0, sizeof(*vmsa));
     vmsa->es = vmsa->ss = vmsa->ds = vmsa->fs = vmsa->gs = data;
     vmsa->cs = (struct vmsa_segment){ .selector = 0xf000, .attributes = 0x9b,
-                                      .limit = 0xffff, .base = 0xffff0000 };
+                                      .limit = 0xffff, .base = address & 0xffff0000 };
     vmsa->gdtr.limit = 0xffff;
     vmsa->idtr.limit = 0xffff;
     vmsa->ldtr = (struct vmsa_segment){ .attributes = 0x82, .limit = 0xffff };
@@ -48,7 +53,7 @@ static void reset_state(struct vmsa *vmsa)
     vmsa->dr7 = 0x400;
     vmsa->dr6 = 0xffff0ff0;
     vmsa->rflags = 2;
-    vmsa->rip = 0xfff0;
+    vmsa->rip = address & 0xffff;
     vmsa->g_pat = 0x0007040600070406;
     vmsa->rdx = 0x600;
     vmsa->sev_features = VMSA_FEATURE_SNP;
@@ -57,24 +62,42 @@ static void reset_state(struct vmsa *vmsa)
     vmsa->x87_fcw = 0x37f;
 }
 
-uint32_t snp_begin(void)
-{
-    struct snp *snp = snp_state();
-
-    if (snp->incoming || snp->begun) {
-        return CPC_S_OK;
-    }
-    snp->begun = true;       /* once, whatever comes of it */
-    reset_state((struct vmsa *)(void *)platform_vmsa(0));
-    return create(0, 0) == CPC_P_OK ? CPC_S_OK : CPC_S_HARDWARE;
-}
-
 static uint32_t ask(uint32_t gvcpu, struct cpc_gvcpu *answer)
 {
     uint32_t status = snp_pcall(CPC_PCALL_GVCPU, gvcpu, 0, 0);
 
     snp_bounce_get(answer, sizeof(*answer));
     return status;
+}
+
+/* The first one runs at once, and starts the others, which wait for it. A host
+   that calls them by wrong APIC ids does not get them started. */
+static uint32_t begin(uint32_t gvcpu)
+{
+    struct vmsa *vmsa = (struct vmsa *)(void *)platform_vmsa(gvcpu);
+    struct cpc_gvcpu info;
+    uint32_t status = ask(gvcpu, &info);
+
+    if (status != CPC_P_OK) {
+        return status;
+    }
+    reset_state(vmsa, gvcpu == 0 ? RESET_BSP : (uint32_t)arch_boot_info()->ap_reset);
+    return create(gvcpu, info.apic_id, gvcpu != 0);
+}
+
+uint32_t snp_begin(void)
+{
+    struct snp *snp = snp_state();
+    uint32_t status = CPC_P_OK;
+
+    if (snp->incoming || snp->begun) {
+        return CPC_S_OK;
+    }
+    snp->begun = true;       /* once, whatever comes of it */
+    for (uint32_t i = arch_boot_info()->gvcpu_max; i > 0 && status == CPC_P_OK; i--) {
+        status = begin(i - 1);               /* i <= CPC_GVCPU_LIMIT */
+    }
+    return status == CPC_P_OK ? CPC_S_OK : CPC_S_HARDWARE;
 }
 
 /* Their number was measured with the launch: a host cannot hide one, which would then not be
@@ -179,7 +202,7 @@ uint32_t snp_release(void)
         if (gvcpu->state == SNP_GVCPU_FROZEN) {
             status = rmpadjust(gvcpu->page, RMPADJUST_VMSA);
         } else if (gvcpu->state == SNP_GVCPU_LOADED) {
-            status = create(i, gvcpu->apic_id);
+            status = create(i, gvcpu->apic_id, gvcpu->waits);
         }
         if (status != CPC_P_OK) {
             return status;
@@ -222,6 +245,7 @@ uint32_t snp_vmsa_load(uint32_t gvcpu, uint32_t bytes)
         return CPC_P_BAD_ARGUMENT;
     }
     to->apic_id = info.apic_id;
+    to->waits = (info.flags & CPC_GVCPU_WAITS) != 0;
     to->state = SNP_GVCPU_LOADED;
     return CPC_P_OK;
 }

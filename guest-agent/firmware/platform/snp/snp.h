@@ -16,6 +16,7 @@ struct snp_gvcpu {
     uint8_t *page;           /* frozen: where its registers are */
     uint32_t apic_id;
     uint32_t state;
+    bool waits;              /* loaded: to be created for the next INIT */
 };
 
 /* One machine's; zero at first. */
@@ -50,7 +51,8 @@ uint32_t ghcb_mmio_write(uint64_t gpa, uint64_t value);
 #define GHCB_PSC_SHARED        2u
 /* Page state change of up to GHCB_PSC_MAX pages. */
 uint32_t ghcb_psc(const uint64_t *gpas, uint32_t count, uint32_t state);
-uint32_t ghcb_ap_create(uint32_t apic_id, uint64_t vmsa_gpa, uint64_t features);
+/* when: GHCB_AP_CREATE, it runs at once, or _ON_INIT */
+uint32_t ghcb_ap_create(uint64_t when, uint32_t apic_id, uint64_t vmsa_gpa, uint64_t features);
 
 /* pcall.c: a call to the host. Its answers are hints. */
 uint32_t snp_pcall(uint32_t op, uint64_t a, uint64_t b, uint64_t c);
