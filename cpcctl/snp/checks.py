@@ -69,7 +69,16 @@ def check(settings: Settings, spec: VmSpec) -> str:
             hint="; ".join(dict.fromkeys(fix for _, fix in found)),
         )
     hvcpus = _hvcpus(settings, spec, image) if command.has_hvcpus(spec) else None
-    return measure.launch_digest(image, spec.vcpus, cpu.signature, hvcpus)
+    digest = measure.launch_digest(image, spec.vcpus, cpu.signature, hvcpus)
+    if spec.snp.signed_digest not in (None, digest):
+        raise CpcError(
+            f"the ID block of VM {spec.name} was signed for another guest",
+            exit_code=ExitCode.REFUSED,
+            host=settings.host,
+            cause=f"its launch digest is {digest}, the ID block is for {spec.snp.signed_digest}",
+            hint="undo the change, or have the owner sign the new digest",
+        )
+    return digest
 
 
 def _hvcpus(settings: Settings, spec: VmSpec, image: Path) -> FirmwareLaunch:

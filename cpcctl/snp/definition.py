@@ -22,6 +22,8 @@ DEFAULT_POLICY = 0x30000
 POLICY_SMT, POLICY_ONE, POLICY_DEBUG = 1 << 16, 1 << 17, 1 << 19
 POLICY_KNOWN = (1 << 26) - 1
 ID_BLOCK_SIZE, ID_AUTH_SIZE, HOST_DATA_SIZE = 96, 4096, 32
+# In the ID block.
+BLOCK_DIGEST, BLOCK_POLICY = slice(0, 48), slice(88, 96)
 # In the ID authentication structure: the algorithm of the author's key, 0 for none.
 AUTHOR_ALGORITHM = slice(4, 8)
 # A processor numbers its vCPUs with 8 bits unless interrupts are remapped.
@@ -53,6 +55,21 @@ class Snp:
     def author_key(self) -> bool:
         """True when the ID authentication structure holds an author's key."""
         return self.id_auth is not None and any(base64.b64decode(self.id_auth)[AUTHOR_ALGORITHM])
+
+    @property
+    def signed_digest(self) -> str | None:
+        """The only launch digest that the ID block allows, in hex."""
+        return None if self.id_block is None else self._block(BLOCK_DIGEST).hex()
+
+    @property
+    def signed_policy(self) -> int | None:
+        """The only policy that the ID block allows."""
+        if self.id_block is None:
+            return None
+        return int.from_bytes(self._block(BLOCK_POLICY), "little")
+
+    def _block(self, part: slice) -> bytes:
+        return base64.b64decode(self.id_block or "")[part]
 
     @property
     def debug(self) -> bool:
@@ -116,6 +133,10 @@ def read(where: str, value: Any) -> Snp:
     found = Snp(**values.keys(where, value, KEYS, set()))
     if (found.id_block is None) != (found.id_auth is None):
         raise refused(where, "id_block and id_auth need each other")
+    if found.signed_policy not in (None, found.policy):
+        raise refused(
+            where, f"id_block was signed for policy {found.signed_policy:#x}, not {found.policy:#x}"
+        )
     return found
 
 

@@ -435,9 +435,10 @@ def list_all(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _log_tail(log: Path) -> str | None:
-    """QEMU's last words, at most 2 KiB."""
+    """QEMU's last words, of at most 4 KiB; warnings only where there is nothing else."""
     try:
-        text = log.read_bytes()[-2048:].decode("utf-8", "replace").strip()
+        text = log.read_bytes()[-4096:].decode("utf-8", "replace").strip()
     except OSError:
         return None
-    return text or None
+    errors = [line for line in text.splitlines() if ": warning: " not in line]
+    return "\n".join(errors) or text or None

@@ -46,7 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
         "disks": [{"path": "/d.qcow2"}], "nics": [{"mode": "none"}],
         "sev-snp": {
             "policy": 0x20000, "host_data": "01" * 32,
-            "id_block": base64.b64encode(b"block".ljust(96)).decode(),
+            "id_block": base64.b64encode(b"block".ljust(90, b"\0") + b"\2" + bytes(5)).decode(),
             "id_auth": base64.b64encode(b"auth".ljust(4096)).decode(),
         },
     },

@@ -15,7 +15,7 @@ from cpcctl.snp import definition
 from cpcctl.vm import protection, spec
 
 SMALL: dict[str, Any] = {"name": "a", "memory": "512M", "platform": "sev-snp"}
-BLOCK = base64.b64encode(bytes(96)).decode()
+BLOCK = base64.b64encode(b"\xab" * 48 + bytes(42) + b"\x0b" + bytes(5)).decode()
 AUTH = base64.b64encode(bytes(4096)).decode()
 AUTHOR = base64.b64encode(bytes(4) + b"\1" + bytes(4091)).decode()
 FULL: dict[str, Any] = {
@@ -38,6 +38,7 @@ def test_what_is_written_is_read_back() -> None:
         assert spec.read(yaml.safe_load(spec.dump(found))) == found
     assert found.snp.debug and found.snp.author_key
     assert found.snp.host_data == "ab" * 32
+    assert (found.snp.signed_digest, found.snp.signed_policy) == ("ab" * 48, 0xB0000)
     assert found.named_files == ("/o.fd",)
     assert yaml.safe_load("0x30000") == 0x30000
 
@@ -53,6 +54,7 @@ def test_what_is_written_is_read_back() -> None:
         ({"policy": 0x30000 | 1 << 40}, "has bits above 25"),
         ({"id_block": BLOCK}, "id_block and id_auth need each other"),
         ({"id_auth": AUTH}, "id_block and id_auth need each other"),
+        ({"id_block": BLOCK, "id_auth": AUTH}, "signed for policy 0xb0000, not 0x30000"),
         ({"id_block": "!", "id_auth": AUTH}, "id_block: is not base64"),
         ({"id_block": 5, "id_auth": AUTH}, "id_block: is not base64"),
         ({"id_block": "é", "id_auth": AUTH}, "id_block: is not base64"),

@@ -19,6 +19,7 @@ from cpcctl.setup import store
 from cpcctl.setup.debian import AptError
 from cpcctl.setup.kernels import Kernel, provide
 from tests.one_host import Cli, command_line, one_host
+from tests.snp import asking
 from tests.snp.boot import OBJECTS, Guest, Parts, command
 
 Start = Callable[[str], Guest]
@@ -70,6 +71,15 @@ def kernels() -> dict[str, Kernel]:
         return provide()
     except (AptError, ImageError, subprocess.CalledProcessError) as error:
         pytest.fail(f"the kernels cannot be fetched: {error}", pytrace=False)
+
+
+@pytest.fixture
+def asking_kernel(kernels: dict[str, Kernel], tmp_path: Path) -> Kernel:
+    """One that can ask for a report, with the program that does."""
+    found, initrd = kernels[asking.KERNEL], tmp_path / "initrd"
+    # The kernel unpacks archives one after the other.
+    initrd.write_bytes(found.initrd.read_bytes() + asking.program().read_bytes())
+    return replace(found, initrd=initrd)
 
 
 @pytest.fixture

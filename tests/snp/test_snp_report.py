@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -17,20 +16,17 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from omne_attest import Fail, FailKind, Policy, Report, verify
 
 from cpcctl.config.settings import Settings
-from cpcctl.demo import image
 from cpcctl.demo.console import Console
-from cpcctl.setup import store
 from cpcctl.setup.kernels import Kernel
 from cpcctl.vm import lifecycle
 from tests.one_host import Cli
 from tests.patience import patient
+from tests.snp.asking import LOAD, ask
 from tests.snp.boot import OBJECTS, Guest, Parts, command
 from tests.snp.conftest import Define, Launch
 from tests.snp.test_snp_boot import predicted_digest
 from tests.snp.test_vm_snp import wait_for_words
 
-KERNEL = "6.12"  # Debian's small 6.1 has no driver for it
-LOAD = "cd /modules; for m in $(cat attest); do insmod $m; done; cd /"
 NONCE = b"what the verifier has chosen"
 SIGNED = 0x2A0
 # SHA-256 of the test root's certificate: a constant of the emulation, as AMD's is of a processor.
@@ -38,47 +34,14 @@ ROOT = bytes.fromhex("8e6a15ed9841e9768d7205c560153d6097856dd92911f7cdc601f3988a
 Chain = tuple[x509.Certificate, x509.Certificate, x509.Certificate]
 
 
-def program() -> Path:
-    """The small archive with report_guest.c; built once."""
-    source = Path(__file__).parent / "report_guest.c"
-
-    def build(folder: Path) -> None:
-        tree = folder / "tree/usr/bin"
-        tree.mkdir(parents=True)
-        subprocess.run(
-            ["gcc", "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o", tree / "report", source],
-            check=True,
-        )
-        image.archive(folder / "tree", folder / "report.cpio")
-
-    return store.provide("test-report", store.key([], [source]), build) / "report.cpio"
-
-
 @pytest.fixture
-def kernel(kernels: dict[str, Kernel], tmp_path: Path) -> Kernel:
-    """One that can ask for a report, with the program that does."""
-    found, initrd = kernels[KERNEL], tmp_path / "initrd"
-    # The kernel unpacks archives one after the other.
-    initrd.write_bytes(found.initrd.read_bytes() + program().read_bytes())
-    return replace(found, initrd=initrd)
-
-
-@pytest.fixture
-def guest(parts: Parts, launch: Launch, kernel: Kernel) -> Guest:
+def guest(parts: Parts, launch: Launch, asking_kernel: Kernel) -> Guest:
     """A guest with 2 vCPUs and that kernel."""
-    mine = replace(parts, vmlinuz=kernel.vmlinuz, initrd=kernel.initrd)
+    mine = replace(parts, vmlinuz=asking_kernel.vmlinuz, initrd=asking_kernel.initrd)
     made = launch(command(mine, OBJECTS["sev-snp"]))
     made.ready()
     made.run(LOAD)
     return made
-
-
-def ask(guest: Guest | Console, nonce: bytes) -> bytes:
-    """A report with that nonce, from inside."""
-    said = guest.run(f"report '{nonce.decode()}'").replace("\r", "")
-    found = re.search(r"REPORT\n([0-9a-f\n]+)END", said)
-    assert found, said
-    return bytes.fromhex(found[1])
 
 
 def chain(query: dict[str, Any]) -> Chain:
@@ -118,12 +81,12 @@ def test_an_independent_library_verifies_the_report(guest: Guest, parts: Parts) 
 
 
 def test_a_guest_with_hvcpus_reports_what_cpcctl_predicted(
-    place: Settings, define: Define, cli: Cli, kernel: Kernel
+    place: Settings, define: Define, cli: Cli, asking_kernel: Kernel
 ) -> None:
     path = str(
         define(
-            kernel=str(kernel.vmlinuz),
-            initrd=str(kernel.initrd),
+            kernel=str(asking_kernel.vmlinuz),
+            initrd=str(asking_kernel.initrd),
             **{"sev-snp": {"host_data": "5a" * 32}},
         )
     )

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest that asks its processor for an attestation report."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from cpcctl.demo import image
+from cpcctl.demo.console import Console
+from cpcctl.setup import store
+from tests.snp.boot import Guest
+
+KERNEL = "6.12"  # Debian's small 6.1 has no driver for it
+LOAD = "cd /modules; for m in $(cat attest); do insmod $m; done; cd /"
+
+
+def program() -> Path:
+    """The small archive with report_guest.c; built once."""
+    source = Path(__file__).parent / "report_guest.c"
+
+    def build(folder: Path) -> None:
+        tree = folder / "tree/usr/bin"
+        tree.mkdir(parents=True)
+        subprocess.run(
+            ["gcc", "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o", tree / "report", source],
+            check=True,
+        )
+        image.archive(folder / "tree", folder / "report.cpio")
+
+    return store.provide("test-report", store.key([], [source]), build) / "report.cpio"
+
+
+def ask(guest: Guest | Console, nonce: bytes) -> bytes:
+    """A report with that nonce, from inside."""
+    said = guest.run(f"report '{nonce.decode()}'").replace("\r", "")
+    found = re.search(r"REPORT\n([0-9a-f\n]+)END", said)
+    assert found, said
+    return bytes.fromhex(found[1])
