@@ -4,7 +4,8 @@
     python -m tests.snp.bench_migration [--hops N] [--memory MIB] [--filled MIB]
 
 Both guests hold the same random data, write to other memory, and hop in turn between two
-hosts on this machine; the medians' ratio. A measurement, not a test, but the guests' memory is checked at the end.
+hosts on this machine; the medians' ratio. A measurement, not a test, but the guests' memory
+is checked at the end.
 """
 
 from __future__ import annotations
@@ -66,8 +67,10 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=1024, help="MiB (1024)")
     parser.add_argument("--filled", type=int, default=640, help="MiB of random data (640)")
     asked = parser.parse_args()
-    print(f"migration of a guest with {asked.memory} MiB, {asked.filled} MiB of random data and "
-          f"a writer, median of {asked.hops} (lowest to highest; wanted: at most {LIMIT}x)")  # fmt: skip
+    print(
+        f"migration of a guest with {asked.memory} MiB, {asked.filled} MiB of random data and a "
+        f"writer, median of {asked.hops} (lowest to highest; wanted: at most {LIMIT}x)"
+    )
     pairs: dict[str, Pair] = {}
     taken: dict[str, list[dict[str, float]]] = {platform: [] for platform in PLATFORMS}
     try:
