@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -16,7 +17,10 @@ from pathlib import Path
 import pytest
 
 from cpcctl.demo.hosts import NoNamespaces, World
+from cpcctl.demo.image import ImageError
 from cpcctl.setup import store, venv
+from cpcctl.setup.debian import AptError
+from cpcctl.setup.kernels import Kernel, provide
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -107,6 +111,15 @@ def built() -> Built:
         if not path.exists():
             pytest.fail(f"{name}: {path} is not there; run: make setup", pytrace=False)
     return found
+
+
+@pytest.fixture(scope="session")
+def kernels() -> dict[str, Kernel]:
+    """Debian's kernels by version: 6.1 and 6.12. Fetched the first time."""
+    try:
+        return provide()
+    except (AptError, ImageError, subprocess.CalledProcessError) as error:
+        pytest.fail(f"the kernels cannot be fetched: {error}", pytrace=False)
 
 
 @pytest.fixture

@@ -17,21 +17,26 @@ from pathlib import Path
 from cpcctl.setup import store
 
 SOURCE = Path(__file__).resolve().parents[2] / "guest-agent" / "firmware"
+OUTER_MAKE = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
 RESULTS = ("cpc-firmware.bin", "cpc-firmware.elf", "kvm-probe.bin")
 
 
 def recipe_key() -> str:
     """Digest of the sources, the pins of the libraries and the compiler."""
     command = [str(SOURCE / "content-hash.sh")]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return store.key([said], [Path(__file__)])
 
 
 def build(out: Path) -> None:
     """Compile into a folder of its own and keep the results. Raises CalledProcessError."""
     objects = out / "objects"
+    # Nothing of a make that may have started this: the key would not know of it.
+    env = {name: value for name, value in os.environ.items() if name not in OUTER_MAKE}
     subprocess.run(
-        ["make", "-s", "-C", str(SOURCE), "image", f"O={objects}"], check=True, stdout=sys.stderr
-    )
+        ["make", "-s", "-C", str(SOURCE), "image", f"O={objects}"],
+        check=True, stdout=sys.stderr, env=env | {"CPC_CACHE": str(store.root())},
+    )  # fmt: skip
     for name in RESULTS:
         (objects / name).rename(out / name)
     shutil.rmtree(objects)

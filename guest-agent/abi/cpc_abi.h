@@ -234,8 +234,8 @@ struct cpc_gvcpu {
     uint32_t flags;          /* CPC_GVCPU_* */
 };
 
-#define CPC_GVCPU_WAITS        1u  /* nobody has started it yet: create it for
-                                      the next INIT */
+#define CPC_GVCPU_WAITS        1u  /* destination: nobody had started it at the
+                                      source, create it for the next INIT */
 
 /* ---- page kinds --------------------------------------------------------- */
 
@@ -312,7 +312,7 @@ struct cpc_snp_extent {
 #define CPC_SNP_EXTENTS        64u
 
 struct cpc_snp_hints {
-    uint32_t incoming;       /* 1: do not start gvCPU 0, wait to receive */
+    uint32_t incoming;       /* 1: start no gvCPU, wait to receive */
     uint32_t extents;
     struct cpc_snp_extent extent[CPC_SNP_EXTENTS];
     struct cpc_region_table table;

@@ -24,6 +24,15 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
+def empty_store(folder: Path) -> Path:
+    """With nothing but the libraries' sources, which are fetched otherwise."""
+    cache, libraries = folder / "cache", store.root() / "third-party"
+    libraries.mkdir(parents=True, exist_ok=True)
+    cache.mkdir()
+    (cache / "third-party").symlink_to(libraries)
+    return cache
+
+
 def build(folder: Path, cache: Path) -> str:
     """Run the set-up step in a checkout; what it said."""
     done = subprocess.run(
@@ -41,9 +50,7 @@ def build(folder: Path, cache: Path) -> str:
 @pytest.mark.slow
 def test_another_checkout_does_not_need_the_one_that_built_it(tmp_path: Path) -> None:
     """It may be gone, and nothing in the store may name it."""
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    (cache / "third-party").symlink_to(store.root() / "third-party")
+    cache = empty_store(tmp_path)
     first = checkout(tmp_path / "first")
     assert "firmware: built " in build(first, cache)
     image = (cache / "current" / "firmware" / "cpc-firmware.bin").read_bytes()
@@ -57,9 +64,7 @@ def test_another_checkout_does_not_need_the_one_that_built_it(tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_failed_build_leaves_no_result(tmp_path: Path) -> None:
     """A source that does not compile: an error, and no folder under the final name."""
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    (cache / "third-party").symlink_to(store.root() / "third-party")
+    cache = empty_store(tmp_path)
     broken = checkout(tmp_path / "broken")
     (broken / "guest-agent/firmware/core/version.h").write_text("#error broken\n")
     with pytest.raises(AssertionError, match="the firmware cannot be built"):

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +13,8 @@ import pytest
 import yaml
 
 from cpcctl.config.settings import Settings
-from cpcctl.demo.image import ImageError
 from cpcctl.setup import store
-from cpcctl.setup.debian import AptError
-from cpcctl.setup.kernels import Kernel, provide
+from cpcctl.setup.kernels import Kernel
 from tests.one_host import Cli, command_line, one_host
 from tests.snp import asking
 from tests.snp.boot import OBJECTS, Guest, Parts, command
@@ -62,15 +59,6 @@ def start(parts: Parts, launch: Launch) -> Start:
         return guest
 
     return begin
-
-
-@pytest.fixture(scope="session")
-def kernels() -> dict[str, Kernel]:
-    """Debian's kernels by version: 6.1 and 6.12. Fetched the first time."""
-    try:
-        return provide()
-    except (AptError, ImageError, subprocess.CalledProcessError) as error:
-        pytest.fail(f"the kernels cannot be fetched: {error}", pytrace=False)
 
 
 @pytest.fixture

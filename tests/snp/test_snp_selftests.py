@@ -19,12 +19,13 @@ import pytest
 from cpcctl.demo.image import ImageError
 from cpcctl.setup.debian import AptError
 from cpcctl.setup.kernels import SUITES, Kernel
+from tests.patience import patient
 from tests.snp import selftests_image
 from tests.snp.boot import OBJECTS, Guest, Parts, command
 
 Boot = Callable[..., Guest]
 Launch = Callable[[list[str]], Guest]
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = patient(60.0)
 PASS, SKIP = 0, 4  # kselftest.h; others are failures
 VERDICTS = r"^ *(not )?ok |\[(OK|PASS|FAIL|SKIP|ERROR)\]"
 BAD = {"not ok", "[FAIL]", "[ERROR]"}
@@ -68,7 +69,7 @@ def outcome(guest: Guest, name: str) -> Outcome:
     folder, _, program = name.rpartition("/")
     said = guest.run(
         f"(cd /selftests/{folder}; "
-        f"timeout -s KILL {LIMIT_SECONDS} ./{program} < /dev/null > /tmp/o 2>&1; "
+        f"timeout -s KILL {LIMIT_SECONDS:g} ./{program} < /dev/null > /tmp/o 2>&1; "
         f"echo status $?; grep -aE '{VERDICTS}' /tmp/o)",
         LIMIT_SECONDS + 60.0,
     )

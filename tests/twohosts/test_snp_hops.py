@@ -5,18 +5,28 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
 from cpcctl.demo.console import Console
 from cpcctl.host.qmp import Qmp, QmpError
-from cpcctl.setup import kernels
+from cpcctl.setup.kernels import Kernel
 from tests.patience import patient
 from tests.twohosts.pair import Host, Pair, finish, wait_stopped
 
 HOPS = 10
 READY_SECONDS = 120.0
+SPARE_MIB = 1024
+TRIES = 5
+DESTROYED = "platform call 13 status 2"  # GVCPU: it has no page
 QUIET = "console=ttyS0 quiet"
+
+
+def available_mib() -> int:
+    """Memory that nobody uses on this machine."""
+    text = Path("/proc/meminfo").read_text()
+    return int(text.split("MemAvailable:")[1].split()[0]) >> 10
 
 
 def console(pair: Pair, name: str) -> Console:
@@ -31,35 +41,25 @@ def wait_ready(pair: Pair, shell: Console, name: str) -> None:
 
 
 def check_denied(host: Host, name: str) -> None:
-    """The monitor does not read that guest's memory."""
+    """The monitor does not read that guest's memory, and no device has met a private page."""
     with Qmp.connect(host.folder / "r" / "vms" / name / "qmp.sock") as qmp:
         image = host.folder / "image"
         with pytest.raises(QmpError) as refused:
             qmp.execute("pmemsave", val=0, size=4096, filename=str(image))
         assert "not for the host" in str(refused.value.cause)
         assert not image.exists()
-
-
-def check_unmet(host: Host, name: str) -> None:
-    """No device, and nothing else outside of the guest, has met a private page."""
-    with Qmp.connect(host.folder / "r" / "vms" / name / "qmp.sock") as qmp:
         counted = qmp.execute("query-sev-emulation")
         assert counted["writes-denied"] == 0 and counted["reads-scrambled"] == 0
 
 
-def hop(pair: Pair, name: str, booted: bool = True) -> None:
-    """Move it to b, ask both sides for its memory while nobody runs, swap a and b.
-
-    Not booted, OVMF makes pages private that the host is just copying as shared ones.
-    """
+def hop(pair: Pair, name: str) -> None:
+    """Move it to b, ask both sides for its memory while nobody runs, swap a and b."""
     receive, ticket = pair.receive()
     process = pair.migrate(name, ticket, "--max-downtime", "10000", stop_at="commit")
     worker = pair.worker()
     wait_stopped(worker)
-    for host in (pair.a, pair.b):
-        check_denied(host, name)
-        if booted:
-            check_unmet(host, name)
+    check_denied(pair.a, name)
+    check_denied(pair.b, name)
     os.kill(worker, signal.SIGCONT)
     assert "sev-snp, emulated: no protection" in finish(process, 0).stdout
     finish(receive, 0)
@@ -97,9 +97,13 @@ def test_ten_hops_of_an_snp_guest_under_a_writer(pair: Pair) -> None:
         pytest.param("6.1", 1, 6144, marks=pytest.mark.long),
     ],
 )
-def test_there_and_back(pair: Pair, kernel: str, vcpus: int, memory_mib: int) -> None:
+def test_there_and_back(
+    pair: Pair, kernels: dict[str, Kernel], kernel: str, vcpus: int, memory_mib: int
+) -> None:
     """Every vCPU goes on, and a file in an eighth of the memory is what it was."""
-    debian = kernels.provide()[kernel]
+    debian, free = kernels[kernel], available_mib()
+    if free < 2 * memory_mib + SPARE_MIB:
+        pytest.skip(f"two hosts' worth of {memory_mib} MiB need more than the {free} MiB free here")
     name = pair.vm(
         platform="sev-snp",
         vcpus=vcpus,
@@ -120,9 +124,21 @@ def test_there_and_back(pair: Pair, kernel: str, vcpus: int, memory_mib: int) ->
 
 
 def test_a_guest_moves_while_it_boots(pair: Pair) -> None:
-    """At any time in it: some vCPUs may not have been started, or run from OVMF's pages."""
+    """At any time in it: some vCPUs may not have been started, or run from OVMF's pages.
+
+    But for moments in which OVMF has destroyed one to create it anew; then it stays.
+    """
     name = pair.vm(platform="sev-snp", vcpus=4, memory="512M", append=QUIET)
-    hop(pair, name, booted=False)
+    for _ in range(TRIES):
+        receive, ticket = pair.receive()
+        done = finish(pair.migrate(name, ticket), None)
+        finish(receive, None)
+        if done.returncode == 0:
+            break
+        assert done.returncode == 1 and DESTROYED in done.stderr
+        pair.check_one_side(name, "a")
+    pair.check_one_side(name, "b")
+    pair.a, pair.b = pair.b, pair.a
     with console(pair, name) as shell:
         wait_ready(pair, shell, name)
         assert shell.run("nproc").strip() == "4"

@@ -44,6 +44,17 @@ static void start_with(uint32_t incoming, bool refuses_ap, bool refuses_join,
     host_machine_free(machine);
 }
 
+static void a_host_that_knows_no_gvcpus(void)
+{
+    host_all_snp = true;
+    struct host_machine *machine = host_machine_new(&standard_layout);
+    machine->fail[CPC_PCALL_GVCPU] = CPC_P_FAILED;
+    host_machine_start(machine);
+    CHECK_IS(machine->snp->created, 0);
+    CHECK_IS(call(machine, CPC_OP_PING, 0, 0, NULL, 0).status, CPC_S_PLATFORM);
+    host_machine_free(machine);
+}
+
 static void a_start_that_fails_answers_every_call(void)
 {
     start_with(1, false, false, CPC_S_OK);
@@ -356,7 +367,7 @@ static void a_hidden_page_of_the_launch_is_found(void)
 
 #define T(name) { #name, name }
 static const struct test tests[] = {
-    T(each_gvcpu_is_created_once), T(a_start_that_fails_answers_every_call),
+    T(each_gvcpu_is_created_once), T(a_start_that_fails_answers_every_call), T(a_host_that_knows_no_gvcpus),
     T(each_page_is_validated_once), T(conversions_across_rounds),
     T(what_is_not_validated_is_absent), T(a_page_taken_away_is_sent_later),
     T(a_frozen_page_taken_away_ends_the_session), T(kinds_that_do_not_exist_are_refused),

@@ -63,6 +63,18 @@ static void a_save_area_in_guest_memory_moves(void)
     end();
 }
 
+/* What docs/sev-snp.md admits: nothing shows that gvCPU 1 has left its first page. */
+static void a_left_save_area_is_believed(void)
+{
+    guest_save_area();
+    pair.source->snp->gvcpu_vmsa[1] =
+        host_trusted_gpa(pair.source, pair.source->vmsa + CPC_VMSA_STRIDE);
+    CHECK_IS(call(pair.source, CPC_OP_FREEZE, 0, 0, NULL, 0).status, CPC_S_OK);
+    CHECK(rmp(pair.source, 0, 1800)->vmsa);
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    end();
+}
+
 static void a_save_area_in_guest_memory_resumes(void)
 {
     guest_save_area();
@@ -248,7 +260,8 @@ static void another_map_at_the_destination_is_refused(void)
 static const struct test tests[] = {
     T(freeze_fails_while_a_gvcpu_runs), T(a_frozen_gvcpu_has_no_save_area),
     T(a_save_area_in_guest_memory_moves), T(a_save_area_in_guest_memory_resumes),
-    T(a_gvcpu_that_waits_for_init_waits_on), T(save_areas_that_cannot_be), T(a_hidden_gvcpu_is_missed), T(a_gvcpu_that_is_not_created_can_be_tried_again),
+    T(a_gvcpu_that_waits_for_init_waits_on), T(a_left_save_area_is_believed),
+    T(save_areas_that_cannot_be), T(a_hidden_gvcpu_is_missed), T(a_gvcpu_that_is_not_created_can_be_tried_again),
     T(map_too_many), T(map_no_pages), T(map_unaligned), T(map_same_gpa),
     T(map_gpa_overlaps), T(map_flat_overlaps), T(map_on_trusted_memory),
     T(map_into_trusted_memory), T(map_on_the_ring), T(map_on_mmio), T(map_wraps),

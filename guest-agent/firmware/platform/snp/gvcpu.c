@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * gvCPUs: the first one's start, freezing them for good by taking the VMSA
+ * gvCPUs: their start, freezing them for good by taking the VMSA
  * attribute from the page they run from, and creating them anew from save
  * areas in trusted memory.
  *
@@ -97,7 +97,10 @@ uint32_t snp_begin(void)
     for (uint32_t i = arch_boot_info()->gvcpu_max; i > 0 && status == CPC_P_OK; i--) {
         status = begin(i - 1);               /* i <= CPC_GVCPU_LIMIT */
     }
-    return status == CPC_P_OK ? CPC_S_OK : CPC_S_HARDWARE;
+    if (status == CPC_P_OK) {
+        return CPC_S_OK;
+    }
+    return status >> 24 != 0 ? CPC_S_HARDWARE : CPC_S_PLATFORM;
 }
 
 /* Their number was measured with the launch: a host cannot hide one, which would then not be
