@@ -72,6 +72,12 @@ OP_NAMES: dict[int, str] = {
     for name, value in vars(abi).items()
     if name.startswith("OP_") and isinstance(value, int)
 }
+PCALL_NAMES: dict[int, str] = {
+    value: name[6:] for name, value in vars(abi).items() if name.startswith("PCALL_")
+}
+P_NAMES: dict[int, str] = {
+    value: name[2:] for name, value in vars(abi).items() if name.startswith("P_")
+}
 SUITE_NAMES: dict[int, str] = {
     abi.SUITE_AEGIS128L: "aegis-128l",
     abi.SUITE_AEGIS128X2: "aegis-128x2",
@@ -85,6 +91,15 @@ def describe(status: int) -> str:
     """"WIRE_TAG (310): a record was altered"; unknown numbers say so."""
     name = NAMES.get(status, "UNKNOWN")
     return f"{name} ({status}): {SENTENCES.get(status, 'this controller does not know the status')}"
+
+
+def platform_call(call: int, answer: int) -> str:
+    """"GVCPU BAD_STATE (13, 2)": which call of the firmware was refused, and how."""
+    name, code = PCALL_NAMES.get(call, "UNKNOWN"), P_NAMES.get(answer, "UNKNOWN")
+    words = f"{name} {code} ({call}, {answer})"
+    if (call, answer) == (abi.PCALL_GVCPU, abi.P_BAD_STATE):
+        words += ": the guest is creating a vCPU anew in this moment, try again"
+    return words
 
 
 def suites(mask: int) -> list[str]:

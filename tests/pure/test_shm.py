@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cpcctl import abi
+from cpcctl.abi_status import platform_call
 from cpcctl.errors import CpcError
 from cpcctl.host.shm import CallError, Layout, RingFile
 
@@ -154,7 +155,9 @@ def test_platform_errors_name_the_call(path: Path) -> None:
         write(path, 0, box)
         error = CallError(0, 0x99999, rings.mailbox(0).reply())
     assert error.message == "call 0x99999 on hvCPU 0 failed"
-    assert error.cause == "PLATFORM (500): the platform refused, platform call 5 status 2"
+    assert error.cause == "PLATFORM (500): the platform refused, FREEZE BAD_STATE (5, 2)"
+    assert platform_call(abi.PCALL_GVCPU, abi.P_BAD_STATE).endswith("in this moment, try again")
+    assert platform_call(99, 98) == "UNKNOWN UNKNOWN (99, 98)"
 
 
 def test_bytes_go_through_a_ring_and_wrap(path: Path) -> None:

@@ -19,7 +19,7 @@ HOPS = 10
 READY_SECONDS = 120.0
 SPARE_MIB = 1024
 TRIES = 5
-DESTROYED = "platform call 13 status 2"  # GVCPU: it has no page
+DESTROYED = "the guest is creating a vCPU anew"
 QUIET = "console=ttyS0 quiet"
 
 
