@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
-from cpcctl.demo import image
 from cpcctl.demo.console import Console
-from cpcctl.setup import store
+from tests.program import archive
 from tests.snp.boot import Guest
 
 KERNEL = "6.12"  # Debian's small 6.1 has no driver for it
@@ -17,19 +15,8 @@ LOAD = "cd /modules; for m in $(cat attest); do insmod $m; done; cd /"
 
 
 def program() -> Path:
-    """The small archive with report_guest.c; built once."""
-    source = Path(__file__).parent / "report_guest.c"
-
-    def build(folder: Path) -> None:
-        tree = folder / "tree/usr/bin"
-        tree.mkdir(parents=True)
-        subprocess.run(
-            ["gcc", "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o", tree / "report", source],
-            check=True,
-        )
-        image.archive(folder / "tree", folder / "report.cpio")
-
-    return store.provide("test-report", store.key([], [source]), build) / "report.cpio"
+    """The small archive with report_guest.c."""
+    return archive(Path(__file__).parent / "report_guest.c", "report")
 
 
 def ask(guest: Guest | Console, nonce: bytes) -> bytes:

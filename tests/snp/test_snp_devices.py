@@ -19,6 +19,7 @@ import pytest
 from cpcctl.setup.kernels import SUITES
 from tests.patience import patient
 from tests.snp.boot import MEMORY_MIB, Guest
+from tests.snp.device import Device, counters, private_pages
 
 Boot = Callable[..., Guest]
 DISK_MIB, STREAM_MIB, HELD_MIB = 48, 24, 160
@@ -67,35 +68,6 @@ class Peer:
         self._thread.join(patient(SECONDS))
 
 
-class Host:
-    """Access to guest-physical memory as a device has it, over QEMU's test protocol."""
-
-    def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(patient(30.0))
-        self._socket.connect(str(path))
-        self._stream = self._socket.makefile("rw")
-
-    def ask(self, line: str) -> str:
-        """One command; its answer."""
-        self._stream.write(line + "\n")
-        self._stream.flush()
-        return self._stream.readline().strip()
-
-    def read(self, address: int, size: int) -> bytes:
-        """As a device reads."""
-        return bytes.fromhex(self.ask(f"read {address:#x} {size:#x}").removeprefix("OK 0x"))
-
-    def write(self, address: int, data: bytes) -> None:
-        """As a device writes; not told whether it was denied."""
-        assert self.ask(f"write {address:#x} {len(data):#x} 0x{data.hex()}") == "OK"
-
-    def close(self) -> None:
-        """Let go."""
-        self._stream.close()
-        self._socket.close()
-
-
 @pytest.fixture
 def peer() -> Iterator[Peer]:
     """A server for one connection."""
@@ -110,12 +82,6 @@ def digest(guest: Guest, what: str) -> str:
     found = re.search(r"\n([0-9a-f]{32})  ", guest.run(line, SECONDS))
     assert found, what
     return found[1]
-
-
-def counters(guest: Guest) -> tuple[int, int]:
-    """How often the host met private pages: reads, writes."""
-    seen = guest.query()
-    return seen["reads-scrambled"], seen["writes-denied"]
 
 
 @pytest.mark.parametrize("kernel", SUITES)
@@ -152,51 +118,35 @@ def test_disk_and_network_under_load(
     assert counters(guest) == (0, 0)
 
 
-def private_pages(guest: Guest, host: Host, step: int) -> list[int]:
-    """Addresses of private pages, one of each step of memory above the first 16 MiB."""
-    found = []
-    for address in range(16 << 20, MEMORY_MIB << 20, step):
-        before = counters(guest)
-        host.read(address, 8)
-        after = counters(guest)
-        if after != before:
-            assert after == (before[0] + 1, before[1])
-            found.append(address)
-    return found
-
-
 def test_the_host_cannot_change_private_memory(boot: Boot, tmp_path: Path) -> None:
     """Memory that the guest has filled, its kernel and its page tables, page by page."""
-    door = tmp_path / "qtest"
-    extra = ["-qtest", f"unix:{door},server=on,wait=off", "-qtest-log", "none"]
-    guest = boot("6.1", extra=extra)
+    guest = boot("6.1", extra=Device.arguments(tmp_path))
     guest.run(f"dd if=/dev/urandom of=/data/held bs=1M count={HELD_MIB}", SECONDS)
     before = digest(guest, "/data/held")
     assert counters(guest) == (0, 0)
-    host = Host(door)
+    device = Device(tmp_path)
     try:
-        pages = private_pages(guest, host, 2 << 20)
+        pages = private_pages(guest, device, 2 << 20)
         # The guest holds a third of its memory; far more than that is private.
         assert len(pages) > (MEMORY_MIB // 2) // 2
-        was = [host.read(page, PAGE) for page in pages]
+        was = [device.read(page, PAGE) for page in pages]
         _, denied = counters(guest)
         for page in pages:
-            host.write(page, os.urandom(PAGE))
+            device.write(page, os.urandom(PAGE))
         assert counters(guest)[1] == denied + len(pages)
         # What the host reads is scrambled, and unchanged where the guest did not write.
-        same = sum(host.read(page, PAGE) == old for page, old in zip(pages, was, strict=True))
+        same = sum(device.read(page, PAGE) == old for page, old in zip(pages, was, strict=True))
         assert same > len(pages) // 2
     finally:
-        host.close()
+        device.close()
     assert digest(guest, "/data/held") == before
     assert guest.query()["writes-denied"] == denied + len(pages)
 
 
 def test_the_host_can_change_a_plain_guest(boot: Boot, tmp_path: Path) -> None:
     """The control: the same door, the same write."""
-    door, image = tmp_path / "qtest", tmp_path / "memory"
-    extra = ["-qtest", f"unix:{door},server=on,wait=off", "-qtest-log", "none"]
-    guest = boot("6.1", "plain", extra=extra)
+    image = tmp_path / "memory"
+    guest = boot("6.1", "plain", extra=Device.arguments(tmp_path))
     # The guest joins the two halves: the console, and so the kernel's log, has no whole one.
     left, right = secrets.token_hex(8), secrets.token_hex(8)
     guest.run(f"echo {left}''{right} > /data/secret")
@@ -204,10 +154,10 @@ def test_the_host_can_change_a_plain_guest(boot: Boot, tmp_path: Path) -> None:
     with image.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=1) as memory:
         places = [m.start() for m in re.finditer(f"{left}{right}\n".encode(), memory)]
     assert places
-    host = Host(door)
+    device = Device(tmp_path)
     try:
         for place in places:
-            host.write(place, b"changed")
+            device.write(place, b"changed")
     finally:
-        host.close()
+        device.close()
     assert "\nchanged" in guest.run("cat /data/secret")

@@ -70,25 +70,32 @@ def outcome(guest: Guest) -> str:
     raise AssertionError(f"neither runs nor stops: {guest.console()[start:][-2000:]}")
 
 
+def faults(guest: Guest) -> int:
+    """How many the emulated processor has done."""
+    return int(guest.query()["faults"])
+
+
 def spoil(guest: Guest, fault: str) -> int:
     """Do something to one page of every STEP above 16 MiB; to how many it was done."""
-    done = 0
+    done, before = 0, faults(guest)
     for address in range(16 << 20, MEMORY_MIB << 20, STEP):
         try:
             guest.qmp().execute("sev-emulation-inject", fault=fault, gpa=address)
             done += 1
         except QmpError as error:
             assert "private" in str(error.cause) or "save area" in str(error.cause)
+    assert faults(guest) == before + done
     return done
 
 
 @pytest.mark.parametrize(
-    ("fault", "kernel"), [("rmp-remap", "6.1"), ("rmp-unvalidate", "6.12")]
+    ("fault", "kernel"),
+    [("rmp-remap", "6.1"), ("rmp-unvalidate", "6.12"), ("psc-replay", "6.1")],
 )
 def test_a_guest_whose_pages_are_exchanged_ends_itself(
     boot: Boot, fault: str, kernel: str
 ) -> None:
-    """Also replayed requests: a page that was made private is made so again."""
+    """Or taken away, or had their page state changes done once more."""
     for _ in range(TRIES):
         guest = boot(kernel, extra=STAYS)
         hold(guest)
@@ -110,6 +117,30 @@ def with_disk(disk: Path) -> list[str]:
     drive = f"file={disk},format=raw,if=none,id=d0"
     device = "virtio-blk-pci,drive=d0,iommu_platform=on,disable-legacy=on"
     return [*STAYS, "-drive", drive, "-device", device]
+
+
+def page(guest: Guest, address: int, file: Path) -> bytes:
+    """A page as the host reads it."""
+    guest.qmp().execute("pmemsave", val=address, size=4096, filename=str(file))
+    return file.read_bytes()
+
+
+@pytest.mark.parametrize("fault", ["shared-garbage", "psc-replay"])
+def test_a_shared_page_changes(boot: Boot, tmp_path: Path, fault: str) -> None:
+    """What the next test relies on. A replayed one was private, and is what it was then,
+    as the host sees that."""
+    guest, file = boot("6.12"), tmp_path / "page"
+    guest.qmp().execute("stop")
+    for address in range(16 << 20, MEMORY_MIB << 20, STEP):
+        before = page(guest, address, file)
+        denied = guest.query()["reads-scrambled"]
+        if before == page(guest, address, file) and guest.query()["reads-scrambled"] == denied:
+            break
+    else:
+        raise AssertionError("no shared page")
+    guest.qmp().execute("sev-emulation-inject", fault=fault, gpa=address)
+    assert page(guest, address, file) != before
+    assert guest.query()["reads-scrambled"] == denied, "it is shared still"
 
 
 def test_garbage_in_shared_pages_harms_nothing_else(boot: Boot, tmp_path: Path) -> None:
@@ -154,6 +185,7 @@ def test_random_answers_to_requests(boot: Boot, tmp_path: Path) -> None:
     assert running(guest) and checks()
     guest.qmp().execute("sev-emulation-inject", fault="ghcb-reply", count=200)
     wait_for_more()
+    assert faults(guest), "nothing was answered at random"
 
 
 def test_withheld_page_state_changes(parts: Parts, launch: Launch) -> None:
@@ -166,6 +198,7 @@ def test_withheld_page_state_changes(parts: Parts, launch: Launch) -> None:
     while running(guest) and not guest.query()["writes-denied"]:
         assert time.monotonic() < deadline, guest.console()
         guest.console(LOOK_SECONDS)
+    assert faults(guest)
     assert "Linux version" not in guest.console()
 
 
@@ -212,7 +245,7 @@ def test_why_a_guest_ended_itself(
     ("arguments", "words"),
     [
         ({"fault": "shared-garbage", "gpa": 0x100000}, "the page is private"),
-        ({"fault": "rmp-remap", "gpa": 0x400000}, "a private page of an SEV-SNP guest is needed"),
+        ({"fault": "rmp-remap", "gpa": 0x400000}, "a private page is needed"),
         ({"fault": "rmp-unvalidate", "gpa": 1 << 40}, "an address in the guest's memory"),
         ({"fault": "rmp-unvalidate"}, "gpa has to be"),
     ],
