@@ -29,6 +29,7 @@
 #define PLATFORM_AP_CREATE     5u  /* the reply's SW_EXITINFO1 */
 #define PLATFORM_LOST          6u  /* a frozen guest's page became unreadable */
 #define PLATFORM_NO_PLACE      7u  /* a page that the platform cannot hold */
+#define PLATFORM_RMPQUERY      8u  /* EAX; 0x100: the page is no save area */
 
 struct platform_ops {
     /* ---- start ---- */

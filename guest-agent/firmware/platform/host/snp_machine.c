@@ -328,13 +328,31 @@ uint32_t insn_pvalidate(void *page, bool validate, bool *changed)
     return 0;
 }
 
+static void must_be_validated(const struct rmp_entry *e, void *page)
+{
+    if (!e->validated) {
+        *(volatile uint8_t *)page = 0;               /* #VC */
+    }
+}
+
+uint32_t insn_rmpquery(void *page, uint64_t *attributes)
+{
+    const struct rmp_entry *e = operand(page);
+
+    if (host_machine->snp->no_rmpquery) {
+        __asm__ volatile("ud2");
+    }
+    must_be_validated(e, page);
+    must(*attributes == 1, "target VMPL");
+    *attributes |= e->vmsa ? RMPADJUST_VMSA : 0;
+    return 0;
+}
+
 uint32_t insn_rmpadjust(void *page, uint64_t attributes)
 {
     struct rmp_entry *e = operand(page);
 
-    if (!e->validated) {
-        *(volatile uint8_t *)page = 0;               /* #VC */
-    }
+    must_be_validated(e, page);
     must((attributes & 0xff) == 1, "target VMPL");
     if (e->in_use) {
         return 3;

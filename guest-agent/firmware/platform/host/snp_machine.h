@@ -49,6 +49,7 @@ struct snp_machine {
     bool psc_idle;                /* says done, does nothing */
     uint32_t pvalidate_code;      /* EAX of the next ones */
     bool pvalidate_unchanged;
+    bool no_rmpquery;             /* a processor that does not know it */
     bool keeps_running;           /* FREEZE stops nobody */
     bool refuses_ap;
     bool refuses_join;

@@ -17,6 +17,7 @@ struct snp_gvcpu {
     uint32_t apic_id;
     uint32_t state;
     bool waits;              /* loaded: to be created for the next INIT */
+    bool left;               /* frozen: platform_vmsa() is another, and no VMSA */
 };
 
 /* One machine's; zero at first. */
