@@ -152,6 +152,9 @@ uint32_t arch_guard(uint32_t (*function)(void *), void *argument,
     }
     guard = &here;
     status = function(argument);
+    if (host_snp_injects(host_machine, &guard_fault)) {
+        siglongjmp(here, 1);
+    }
     guard = outer;
     return status;
 }

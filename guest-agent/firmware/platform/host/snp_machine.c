@@ -242,6 +242,16 @@ void host_snp_fault(struct host_machine *machine, struct arch_fault *fault)
     }
 }
 
+bool host_snp_injects(struct host_machine *machine, struct arch_fault *fault)
+{
+    if (machine == NULL || machine->snp == NULL || machine->snp->injects == 0) {
+        return false;
+    }
+    machine->snp->injects--;
+    *fault = (struct arch_fault){ .vector = VECTOR_VC, .code = VC_NOT_VALIDATED };
+    return true;
+}
+
 static void set(struct host_machine *machine, uint32_t flat, bool private, bool validated)
 {
     struct rmp_entry *e = &machine->snp->rmp[flat];
