@@ -30,6 +30,7 @@ struct migrate_session {
     /* wiped when the session ends or fails */
     struct {
         uint8_t x25519[32];
+        uint8_t shared[32];  /* by both, during ACCEPT */
         uint8_t confirm_own[32];
         uint8_t confirm_peer[32];
         uint8_t manifest[CPC_KEY_MAX];

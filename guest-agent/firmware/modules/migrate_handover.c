@@ -48,6 +48,7 @@ uint32_t migrate_commit(struct call *call)
     status = migrate_token_sign(call, CPC_TOKEN_COMMIT);
     if (status == CPC_S_OK) {
         wipe_all_keys(session);
+        platform()->vmsa_wipe(false);
     }
     return status;
 }
@@ -107,6 +108,7 @@ uint32_t migrate_run(struct call *call)
     wipe_all_keys(session);
     status = release(call, tried_before);
     if (status == CPC_S_OK) {
+        platform()->vmsa_wipe(false);
         migrate_token_give(call, &session->running);
     }
     return status;
@@ -133,6 +135,7 @@ uint32_t migrate_abort(struct call *call)
     uint32_t status = migrate_token_sign(call, CPC_TOKEN_ABORT);
     if (status == CPC_S_OK) {
         wipe_all_keys(session);
+        platform()->vmsa_wipe(true);
     }
     return status;
 }
@@ -158,6 +161,7 @@ uint32_t migrate_resume(struct call *call)
             return status;
         }
     }
+    platform()->vmsa_wipe(false);
     migrate_wipe(session);
     return CPC_S_OK;
 }

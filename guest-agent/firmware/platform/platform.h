@@ -93,6 +93,9 @@ struct platform_ops {
     /* Frozen: the gvCPU's registers to platform_vmsa(). */
     uint32_t (*vmsa_save)(uint32_t gvcpu, uint32_t *bytes);
     uint32_t (*vmsa_load)(uint32_t gvcpu, uint32_t bytes);
+    /* What every platform_vmsa() has is wiped, but where a gvCPU runs or would
+       run from there. received: none does, what is there came from a source. */
+    void (*vmsa_wipe)(bool received);
 
     /* ---- the host's part ---- */
     uint32_t (*device_digest)(uint8_t digest[32]);

@@ -54,6 +54,9 @@ static void a_save_area_in_guest_memory_moves(void)
     finish(1);
     CHECK(!rmp(pair.source, 0, 1800)->vmsa);
     struct answer commit = prepare_and_commit();
+    static const uint8_t zero[CPC_PAGE_SIZE];
+    CHECK(memcmp(pair.source->vmsa + CPC_VMSA_STRIDE, zero, sizeof(zero)) == 0);
+    CHECK(memcmp(pair.source->vmsa, zero, sizeof(zero)) != 0);   /* gvCPU 0 is there */
     CHECK_IS(call(pair.destination, CPC_OP_RUN, 0, 0, commit.payload, commit.size).status,
              CPC_S_OK);
     CHECK_IS(pair.destination->snp->created, 2);

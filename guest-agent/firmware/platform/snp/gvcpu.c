@@ -236,8 +236,7 @@ uint32_t snp_release(void)
         struct snp_gvcpu *gvcpu = &snp->gvcpu[i];    /* i < CPC_GVCPU_LIMIT */
         uint32_t status = CPC_P_OK;
 
-        if (gvcpu->left) {
-            /* STATE may have copied its registers here: they are to be in one place. */
+        if (gvcpu->left) {           /* STATE may have copied its registers there */
             crypto_wipe(platform_vmsa(i), sizeof(struct vmsa));
             gvcpu->left = false;
         }
@@ -285,4 +284,20 @@ uint32_t snp_vmsa_load(uint32_t gvcpu, uint32_t bytes)
     to->waits = (info.flags & CPC_GVCPU_WAITS) != 0;
     to->state = SNP_GVCPU_LOADED;
     return CPC_P_OK;
+}
+
+/* Where FREEZE took the attribute from the page, or did not get there, the gvCPU runs from it
+   after a RESUME: those stay. */
+void snp_vmsa_wipe(bool received)
+{
+    for (uint32_t i = 0; i < arch_boot_info()->gvcpu_max; i++) {
+        struct snp_gvcpu *gvcpu = &snp_state()->gvcpu[i];    /* i < CPC_GVCPU_LIMIT */
+
+        if (received || gvcpu->left) {
+            crypto_wipe(platform_vmsa(i), sizeof(struct vmsa));
+        }
+        if (received) {
+            gvcpu->state = SNP_GVCPU_OTHER;
+        }
+    }
 }

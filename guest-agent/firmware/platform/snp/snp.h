@@ -104,5 +104,6 @@ uint32_t snp_release(void);
 uint32_t snp_gvcpu_present(uint32_t gvcpu);
 uint32_t snp_vmsa_save(uint32_t gvcpu, uint32_t *bytes);
 uint32_t snp_vmsa_load(uint32_t gvcpu, uint32_t bytes);
+void snp_vmsa_wipe(bool received);
 
 #endif
