@@ -166,27 +166,6 @@ static void abort_after_a_tried_release_is_refused(void)
     end(false, true);
 }
 
-/* The guest's kernel may reach what the firmware holds, and a host may leave a RUN half done. */
-static void keys_are_gone_before_the_guest_runs(void)
-{
-    struct answer commit = to_committed();
-    struct cpc_token token;
-
-    pair.destination->fail[CPC_PCALL_RELEASE] = CPC_P_FAILED;
-    CHECK_IS(on_destination(CPC_OP_RUN, &commit).status, CPC_S_PLATFORM);
-    no_keys(pair.destination);
-    /* Nor is there a token that says it runs. */
-    struct answer again = on_destination(CPC_OP_PREPARE, NULL);
-    CHECK_IS(again.status, CPC_S_OK);
-    memcpy(&token, again.payload, sizeof(token));
-    CHECK_IS(token.type, CPC_TOKEN_PREPARED);
-    pair.destination->fail[CPC_PCALL_RELEASE] = CPC_P_OK;
-    struct answer running = on_destination(CPC_OP_RUN, &commit);
-    CHECK_IS(running.status, CPC_S_OK);
-    CHECK_IS(on_source(CPC_OP_FINISH, &running).status, CPC_S_OK);
-    end(false, true);
-}
-
 static void fault_in_the_release_can_be_run_again(void)
 {
     struct answer commit = to_committed();
@@ -495,7 +474,7 @@ static const struct test tests[] = {
     T(resume_after_the_commit_is_refused), T(resume_after_the_commit_with_the_abort),
     T(run_after_the_abort_is_refused), T(abort_after_the_run_is_refused),
     T(abort_after_a_tried_release_is_refused), T(fault_in_the_release_can_be_run_again),
-    T(keys_are_gone_before_the_guest_runs), T(a_vmsa_that_does_not_load_leads_back),
+    T(a_vmsa_that_does_not_load_leads_back),
     T(devices_changed_after_prepare_do_not_run),
     T(disks_given_back_after_prepare_do_not_run), T(commit_for_another_destination),
     T(abort_of_another_destination), T(tokens_of_the_wrong_make),

@@ -123,6 +123,42 @@ static void a_fault_in_accept_leaves_no_secret(void)
     on_both(accept_faults);
 }
 
+/* ---- keys ---------------------------------------------------------------- */
+
+/* A host may leave a RUN half done: gvCPUs run, and the call has failed. */
+static void run_fails(void)
+{
+    pair_open(&pair, ALL);
+    make_wire(&pair, &wire);
+    CHECK_IS(import_call(pair.destination, 0, 0, &wire).status, CPC_S_OK);
+    load_devices(pair.destination, 0xd5);
+    struct answer token = call(pair.destination, CPC_OP_PREPARE, 0, 0, NULL, 0);
+    struct answer commit = call(pair.source, CPC_OP_COMMIT, 0, 0, token.payload, token.size);
+    CHECK_IS(commit.status, CPC_S_OK);
+    pair.destination->fail[CPC_PCALL_RELEASE] = CPC_P_FAILED;
+    CHECK_IS(call(pair.destination, CPC_OP_RUN, 0, 0, commit.payload, commit.size).status,
+             CPC_S_PLATFORM);
+    const struct migrate_session *session = session_of(pair.destination);
+    CHECK(all_zero(&session->secret, sizeof(session->secret)));
+    CHECK(all_zero(session->signer_private, sizeof(session->signer_private)));
+    for (uint32_t i = 0; i < MIGRATE_STREAMS; i++) {
+        CHECK(all_zero(session->stream[i].channel.key, CPC_KEY_MAX));
+    }
+    /* Nor does a token leave yet that says it runs. */
+    struct answer again = call(pair.destination, CPC_OP_PREPARE, 0, 0, NULL, 0);
+    CHECK(memcmp(again.payload, token.payload, sizeof(struct cpc_token)) == 0);
+    pair.destination->fail[CPC_PCALL_RELEASE] = CPC_P_OK;
+    token = call(pair.destination, CPC_OP_RUN, 0, 0, commit.payload, commit.size);
+    CHECK_IS(token.status, CPC_S_OK);
+    CHECK_IS(call(pair.source, CPC_OP_FINISH, 0, 0, token.payload, token.size).status,
+             CPC_S_OK);
+}
+
+static void no_key_stays_when_the_guest_runs(void)
+{
+    on_both(run_fails);
+}
+
 /* ---- pages ---------------------------------------------------------------- */
 
 static void send_is_done(void)
@@ -215,6 +251,6 @@ static void no_registers_stay_after_a_session(void)
 #define T(name) { #name, name }
 static const struct test tests[] = {
     T(a_fault_in_open_leaves_no_key), T(a_fault_in_accept_leaves_no_secret),
-    T(no_page_stays_after_send), T(no_registers_stay_after_a_session),
+    T(no_key_stays_when_the_guest_runs), T(no_page_stays_after_send), T(no_registers_stay_after_a_session),
 };
 TEST_MAIN(tests)
