@@ -70,6 +70,9 @@ int crypto_sign(uint8_t signature[96], const uint8_t private_key[48],
 int crypto_verify(const uint8_t public_key[97], const uint8_t signature[96],
                   const void *message, size_t size);
 
+/* A fault ended what this hvCPU did: wipe what it had allocated. */
+void crypto_after_fault(void);
+
 /* Constant time; true when equal. */
 bool crypto_equal(const void *a, const void *b, size_t size);
 

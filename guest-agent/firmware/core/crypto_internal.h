@@ -16,11 +16,13 @@ extern const struct cpc_suite crypto_suite_chacha20poly1305;
 
 /*
  * Big-number arithmetic allocates, from one pool for all hvCPUs. Enter takes
- * it and returns false when that takes absurdly long (a fault in a call that
- * held it); leave wipes it and gives it back.
+ * it and returns false when that takes absurdly long (an hvCPU died that held
+ * it); leave wipes it and gives it back.
  */
 bool crypto_pool_enter(void);
 void crypto_pool_leave(void);
+/* Nobody has it and nothing is in it: for tests. */
+bool crypto_pool_clean(void);
 
 /* mbedTLS random callback: hardware entropy, or failure. */
 int crypto_rng(void *unused, unsigned char *out, size_t size);

@@ -9,6 +9,9 @@ _Static_assert(sizeof(struct cpc_mailbox) == CPC_PAGE_SIZE, "one page each");
 _Static_assert(__builtin_offsetof(struct cpc_mailbox, done) == 128,
                "the host's half is copied as one piece");
 
+/* What a call may have used of the stack; arch/x86_64/layout.h has 16 KiB more. */
+#define CALL_STACK  0x10000u
+
 bool call_cancelled(const struct call *call)
 {
     return __atomic_load_n(&call->mailbox->cancel, __ATOMIC_RELAXED) ==
@@ -131,6 +134,16 @@ static void call_answer(struct call *call, uint32_t status,
     crypto_wipe(call->reply, sizeof(call->reply));
 }
 
+/* What the functions had in hand that a fault ended: their stack, which lies below this one's,
+   and what they had allocated. */
+static __attribute__((noinline)) void call_wipe(void)
+{
+    uint8_t stack[CALL_STACK];
+
+    crypto_wipe(stack, sizeof(stack));
+    crypto_after_fault();
+}
+
 static void call_serve(struct call *call, uint32_t request)
 {
     struct arch_fault fault = { 0 };
@@ -141,6 +154,7 @@ static void call_serve(struct call *call, uint32_t request)
         call->hvcpu->in_call = 1;
         status = arch_guard(call_run, call, &fault);
         if (status == CPC_S_FAULT) {
+            call_wipe();
             platform()->fault(fault.vector, fault.ip, fault.address);
         }
         call_leave(call, status);
@@ -160,6 +174,7 @@ static void call_bury(struct call *call)
     struct arch_fault fault = { 0 };
 
     if (call->hvcpu->in_call) {
+        call_wipe();
         call_leave(call, CPC_S_FAULT);
         call->hvcpu->in_call = 0;
         call_answer(call, CPC_S_FAULT, &fault);

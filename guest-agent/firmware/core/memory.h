@@ -11,6 +11,9 @@
 
 #include "runtime.h"
 
+/* In the place of a kind, source only: the page has changed since that version and has to be
+   sent, whatever the host's hint says. */
+#define MEMORY_OWED 3u
 #define MEMORY_VERSION_MASK 0x3fffffffu
 #define MEMORY_ENTRY(kind, version) (((uint32_t)(kind) << 30) | (version))
 #define MEMORY_KIND(entry) ((entry) >> 30)

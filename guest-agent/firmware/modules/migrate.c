@@ -129,7 +129,8 @@ static void session_fail(struct migrate_session *session, uint32_t status)
     }
 }
 
-/* The last one to leave a failed session wipes the keys that streams used. */
+/* The last one to leave a failed session wipes the keys that streams used, and
+   registers that nobody runs from. */
 static void wipe_after_failure(struct migrate *migrate)
 {
     uint64_t free = 0;
@@ -138,6 +139,7 @@ static void wipe_after_failure(struct migrate *migrate)
         __atomic_compare_exchange_n(&migrate->gate, &free, GATE_EXCLUSIVE, false,
                                     __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
         migrate_wipe_secrets(&migrate->session);
+        platform()->vmsa_wipe(migrate->session.role == CPC_ROLE_DESTINATION);
         __atomic_store_n(&migrate->gate, 0, __ATOMIC_RELEASE);
     }
 }
@@ -157,7 +159,13 @@ static void migrate_leave(struct call *call, uint32_t function, uint32_t status)
     } else if ((held & GATE_READERS) == 0 && phase_status_ends(status)) {
         session_fail(session, status);
     }
+    if (held == GATE_EXCLUSIVE && migrate_phase(session) == CPC_PHASE_NONE) {
+        migrate_wipe(session);   /* an OPEN that did not end, with keys made */
+    }
     crypto_wipe(call->hvcpu->buffer, sizeof(call->hvcpu->buffer));
+    if (function == (CPC_OP_SEND & 0xffffu)) {
+        crypto_wipe(migrate_scratch(call)->bounce, CPC_RUN_BYTES);
+    }
     call->held = 0;
     __atomic_and_fetch(&migrate->gate, ~held, __ATOMIC_RELEASE);
     wipe_after_failure(migrate);

@@ -30,6 +30,7 @@ struct migrate_session {
     /* wiped when the session ends or fails */
     struct {
         uint8_t x25519[32];
+        uint8_t shared[32];  /* by both, during ACCEPT */
         uint8_t confirm_own[32];
         uint8_t confirm_peer[32];
         uint8_t manifest[CPC_KEY_MAX];
@@ -53,6 +54,7 @@ struct migrate_session {
 
     uint32_t token_valid;    /* the last token signed, for who asks again */
     struct cpc_token token;
+    struct cpc_token running; /* destination: kept back until the guest runs */
 
     struct migrate_stream stream[MIGRATE_STREAMS];
 };
@@ -115,7 +117,12 @@ uint32_t migrate_region_tag(const struct call *call, uint32_t source_region,
 uint32_t migrate_vmsa_tag(const struct migrate_session *session,
                           uint8_t tag[CPC_TAG_MAX]);
 
-/* Sign a token and make it the reply; it is kept for who asks again. */
+/* Sign a token. */
+uint32_t migrate_token_make(const struct migrate_session *session, uint32_t type,
+                            struct cpc_token *token);
+/* Make a signed token the reply; it is kept for who asks again. */
+void migrate_token_give(struct call *call, const struct cpc_token *token);
+/* Both. */
 uint32_t migrate_token_sign(struct call *call, uint32_t type);
 /* Reply with the token kept. */
 void migrate_token_reply(struct call *call);

@@ -48,6 +48,7 @@ uint32_t migrate_commit(struct call *call)
     status = migrate_token_sign(call, CPC_TOKEN_COMMIT);
     if (status == CPC_S_OK) {
         wipe_all_keys(session);
+        platform()->vmsa_wipe(false);
     }
     return status;
 }
@@ -67,8 +68,10 @@ static uint32_t load_vmsas(struct call *call, const struct migrate_session *sess
 
 /*
  * Destination. Once the release has been tried, ABORT is refused for ever, and
- * a RUN that failed after it may only be repeated. The token is signed after
- * the release: nothing waits for it, the guest does.
+ * a RUN that failed after it may only be repeated. The token is signed before,
+ * and kept back: on a platform where the guest's kernel reaches what we hold, no
+ * key may be left when the first gvCPU runs, also where the host never repeats
+ * a RUN that failed.
  */
 uint32_t migrate_run(struct call *call)
 {
@@ -94,17 +97,19 @@ uint32_t migrate_run(struct call *call)
             return status;
         }
         status = load_vmsas(call, session);
+        if (status == CPC_S_OK) {
+            status = migrate_token_make(session, CPC_TOKEN_RUNNING, &session->running);
+        }
         if (status != CPC_S_OK) {
             return status;
         }
     }
     session->committed = 1;
+    wipe_all_keys(session);
     status = release(call, tried_before);
     if (status == CPC_S_OK) {
-        status = migrate_token_sign(call, CPC_TOKEN_RUNNING);
-    }
-    if (status == CPC_S_OK) {
-        wipe_all_keys(session);
+        platform()->vmsa_wipe(false);
+        migrate_token_give(call, &session->running);
     }
     return status;
 }
@@ -130,6 +135,7 @@ uint32_t migrate_abort(struct call *call)
     uint32_t status = migrate_token_sign(call, CPC_TOKEN_ABORT);
     if (status == CPC_S_OK) {
         wipe_all_keys(session);
+        platform()->vmsa_wipe(true);
     }
     return status;
 }
@@ -155,6 +161,7 @@ uint32_t migrate_resume(struct call *call)
             return status;
         }
     }
+    platform()->vmsa_wipe(false);
     migrate_wipe(session);
     return CPC_S_OK;
 }

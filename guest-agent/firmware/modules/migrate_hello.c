@@ -247,7 +247,6 @@ uint32_t migrate_accept(struct call *call)
     struct migrate_session *session = migrate_session(call);
     struct cpc_hello peer;
     uint8_t transcript[48];
-    uint8_t secret[32];
 
     if (call->payload_size != sizeof(peer)) {
         return CPC_S_BAD_PAYLOAD;
@@ -258,13 +257,13 @@ uint32_t migrate_accept(struct call *call)
         return status;
     }
     transcript_of(session, &peer, transcript);
-    if (crypto_x25519(secret, session->secret.x25519, peer.x25519) != 0) {
+    if (crypto_x25519(session->secret.shared, session->secret.x25519, peer.x25519) != 0) {
         return CPC_S_PEER_KEY;
     }
     crypto_wipe(session->secret.x25519, sizeof(session->secret.x25519));
     memcpy(session->signer_peer, peer.signer, sizeof(session->signer_peer));
-    status = migrate_derive(session, session->role, secret, transcript);
-    crypto_wipe(secret, sizeof(secret));
+    status = migrate_derive(session, session->role, session->secret.shared, transcript);
+    crypto_wipe(session->secret.shared, sizeof(session->secret.shared));
     if (status == CPC_S_OK) {
         memcpy(call->reply, session->secret.confirm_own, 32);
         call->reply_size = 32;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Pages into records. On some platforms a running guest can take a page away
- * while it waits here. Then it is not sent in this round, and its dirty bit is
- * set again.
+ * while it waits here. Then it is not sent in this round, but owed: the version
+ * table says so, and the dirty bit is set again.
  */
 #include "migrate_pack.h"
 
@@ -57,7 +57,9 @@ static uint32_t drop_first(struct sender *send)
     if (send->final) {
         return call_platform(send->call, 0, PLATFORM_HARDWARE(PLATFORM_LOST, 0));
     }
-    send->versions[page] = send->run_old[0];
+    /* The final round sends it or says that it is gone, or the manifest does not fit. The hint
+       alone is the host's to clear. */
+    send->versions[page] = MEMORY_ENTRY(MEMORY_OWED, MEMORY_VERSION(send->run_old[0]));
     /* Flat and region numbers agree in their last six bits. */
     __atomic_or_fetch(pack_dirty_hint(send->region, page), 1ull << (page % 64),
                       __ATOMIC_ACQ_REL);

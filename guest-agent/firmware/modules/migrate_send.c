@@ -78,8 +78,9 @@ static uint32_t send_group(struct sender *send, uint64_t chunk, uint32_t i,
     }
     for (uint32_t n = 0; n < count && status == CPC_S_OK; n++) {
         if (kinds[n] == CPC_KIND_ABSENT) {
-            if (versions[n] != 0) {
-                send->versions[chunk + i + n] = 0;
+            bool sent = MEMORY_VERSION(versions[n]) != 0;    /* or owed only */
+            send->versions[chunk + i + n] = 0;
+            if (sent) {
                 status = pack_absent(send, chunk + i + n);
             }
         } else if ((wanted >> n & 1) != 0) {

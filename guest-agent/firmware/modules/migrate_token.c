@@ -13,27 +13,40 @@ void migrate_token_reply(struct call *call)
     call->reply_size = sizeof(session->token);
 }
 
-uint32_t migrate_token_sign(struct call *call, uint32_t type)
+uint32_t migrate_token_make(const struct migrate_session *session, uint32_t type,
+                            struct cpc_token *token)
+{
+    memset(token, 0, sizeof(*token));
+    token->magic = CPC_TOKEN_MAGIC;
+    token->wire = CPC_WIRE_VERSION;
+    token->type = type;
+    memcpy(token->session, session->id, sizeof(token->session));
+    if (type != CPC_TOKEN_ABORT) {
+        memcpy(token->manifest, session->manifest_digest, sizeof(token->manifest));
+    }
+    return crypto_sign(token->signature, session->signer_private, token, SIGNED_BYTES) == 0
+               ? CPC_S_OK
+               : CPC_S_CRYPTO;
+}
+
+void migrate_token_give(struct call *call, const struct cpc_token *token)
 {
     struct migrate_session *session = migrate_session(call);
-    struct cpc_token token;
 
-    memset(&token, 0, sizeof(token));
-    token.magic = CPC_TOKEN_MAGIC;
-    token.wire = CPC_WIRE_VERSION;
-    token.type = type;
-    memcpy(token.session, session->id, sizeof(token.session));
-    if (type != CPC_TOKEN_ABORT) {
-        memcpy(token.manifest, session->manifest_digest, sizeof(token.manifest));
-    }
-    if (crypto_sign(token.signature, session->signer_private, &token,
-                    SIGNED_BYTES) != 0) {
-        return CPC_S_CRYPTO;
-    }
-    session->token = token;
+    session->token = *token;
     session->token_valid = 1;
     migrate_token_reply(call);
-    return CPC_S_OK;
+}
+
+uint32_t migrate_token_sign(struct call *call, uint32_t type)
+{
+    struct cpc_token token;
+    uint32_t status = migrate_token_make(migrate_session(call), type, &token);
+
+    if (status == CPC_S_OK) {
+        migrate_token_give(call, &token);
+    }
+    return status;
 }
 
 uint32_t migrate_token_verify(const struct call *call, uint32_t type)

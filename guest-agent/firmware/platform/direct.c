@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "direct.h"
 
+#include "crypto.h"
+
 uint32_t direct_look(const struct cpc_region *region, uint64_t first, uint32_t wanted,
                      uint8_t *kinds, uint32_t *zero)
 {
@@ -54,6 +56,14 @@ uint32_t direct_insert(const struct cpc_region *region, uint64_t first, uint32_t
     }
     arch_copy_pages(memory_page(region, first), from, pages);
     return CPC_P_OK;
+}
+
+void direct_vmsa_wipe(bool received)
+{
+    (void)received;
+    for (uint32_t i = 0; i < arch_boot_info()->gvcpu_max; i++) {
+        crypto_wipe(platform_vmsa(i), CPC_VMSA_STRIDE);     /* i < CPC_GVCPU_LIMIT */
+    }
 }
 
 /* Erase the pages that hold something; the others still are as erase_all left

@@ -22,6 +22,8 @@ uint32_t direct_read(const struct cpc_region *region, uint64_t first, uint32_t *
 uint32_t direct_erase_all(const struct cpc_region *region);
 uint32_t direct_insert(const struct cpc_region *region, uint64_t first, uint32_t pages,
                        const uint32_t *entries, uint8_t kind, const uint8_t *from);
+/* The hardware has the registers: here are copies only. */
+void direct_vmsa_wipe(bool received);
 uint32_t direct_clear(const struct cpc_region *region, uint64_t first, uint64_t pages,
                       const uint32_t *entries, uint8_t kind);
 

@@ -29,6 +29,7 @@
 #define PLATFORM_AP_CREATE     5u  /* the reply's SW_EXITINFO1 */
 #define PLATFORM_LOST          6u  /* a frozen guest's page became unreadable */
 #define PLATFORM_NO_PLACE      7u  /* a page that the platform cannot hold */
+#define PLATFORM_RMPQUERY      8u  /* EAX; 0x100: the page is no save area */
 
 struct platform_ops {
     /* ---- start ---- */
@@ -92,6 +93,9 @@ struct platform_ops {
     /* Frozen: the gvCPU's registers to platform_vmsa(). */
     uint32_t (*vmsa_save)(uint32_t gvcpu, uint32_t *bytes);
     uint32_t (*vmsa_load)(uint32_t gvcpu, uint32_t bytes);
+    /* What every platform_vmsa() has is wiped, but where a gvCPU runs or would
+       run from there. received: none does, what is there came from a source. */
+    void (*vmsa_wipe)(bool received);
 
     /* ---- the host's part ---- */
     uint32_t (*device_digest)(uint8_t digest[32]);

@@ -182,7 +182,7 @@ static void a_page_taken_away_is_sent_later(void)
     fill_a_ring();
     CHECK_IS(take_away(1, CPC_SEND_FULL).status, CPC_S_OK);
     CHECK_IS(version_of(pair.source, 516), MEMORY_ENTRY(CPC_KIND_PRIVATE, 1));
-    CHECK_IS(version_of(pair.source, 517), 0);
+    CHECK_IS(version_of(pair.source, 517), MEMORY_ENTRY(MEMORY_OWED, 0));
     host_rmp_set(pair.source, 517, true, true);
     rmp(pair.source, 0, 517)->held = false;
     CHECK_IS(send_round(pair.source, 0, 1, 2, 0, &wire).status, CPC_S_OK);
@@ -192,6 +192,61 @@ static void a_page_taken_away_is_sent_later(void)
     end();
 }
 
+/* A guest that gets the page back writes to it, and the host hides that. */
+static void back_without_a_hint(void)
+{
+    uint64_t *bitmap = (void *)(pair.source->shm + pair.source->boot.bitmap_offset);
+
+    touch_page(pair.source, 0, 517, 4711);
+    host_rmp_set(pair.source, 517, true, true);
+    rmp(pair.source, 0, 517)->held = false;
+    bitmap[517 / 64] = 0;
+    finish(3);
+    CHECK(same_memory(&pair));
+    CHECK_IS(version_of(pair.source, 517), MEMORY_ENTRY(CPC_KIND_PRIVATE, 3));
+    CHECK_IS(call(pair.destination, CPC_OP_PREPARE, 0, 0, NULL, 0).status, CPC_S_OK);
+    end();
+}
+
+static void a_page_taken_away_is_sent_later_without_a_hint(void)
+{
+    fill_a_ring();
+    CHECK_IS(take_away(1, CPC_SEND_FULL).status, CPC_S_OK);
+    back_without_a_hint();
+    fill_a_ring();
+    CHECK_IS(send_round(pair.source, 0, 1, 1, CPC_SEND_FULL, &wire).status, CPC_S_OK);
+    for (uint64_t page = 0; page < 600; page++) {
+        mark_dirty(pair.source, 0, page);
+    }
+    CHECK_IS(take_away(2, 0).status, CPC_S_OK);
+    back_without_a_hint();
+}
+
+/* The destination is told that the page is gone where it has it. */
+static void gone(bool sent_before)
+{
+    CHECK_IS(take_away(sent_before ? 2 : 1, sent_before ? 0 : CPC_SEND_FULL).status,
+             CPC_S_OK);
+    finish(3);
+    CHECK_IS(wire_find(&wire, CPC_RECORD_KIND, 0) != NULL, sent_before);
+    CHECK_IS(version_of(pair.source, 517), 0);
+    CHECK_IS(version_of(pair.destination, 517), 0);
+    CHECK_IS(call(pair.destination, CPC_OP_PREPARE, 0, 0, NULL, 0).status, CPC_S_OK);
+    end();
+}
+
+static void a_page_taken_away_may_stay_away(void)
+{
+    fill_a_ring();
+    gone(false);
+    fill_a_ring();
+    CHECK_IS(send_round(pair.source, 0, 1, 1, CPC_SEND_FULL, &wire).status, CPC_S_OK);
+    for (uint64_t page = 0; page < 600; page++) {
+        mark_dirty(pair.source, 0, page);
+    }
+    gone(true);
+}
+
 static void a_frozen_page_taken_away_ends_the_session(void)
 {
     fill_a_ring();
@@ -199,6 +254,31 @@ static void a_frozen_page_taken_away_ends_the_session(void)
     is_hardware(take_away(1, CPC_SEND_FULL | CPC_SEND_FINAL), PLATFORM_LOST, 0);
     CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
     end();
+}
+
+/* The host injects #VC while nothing is read: after the look at page `dirty`, which is the last
+   one wanted of its group. The page behind it is clean and stays what it was. */
+static void inject_after(uint64_t dirty)
+{
+    begin();
+    touch_page(pair.source, 0, dirty, 1);
+    touch_page(pair.source, 0, dirty + 1, 2);
+    pair_open(&pair, ALL);
+    CHECK_IS(send_round(pair.source, 0, 1, 1, CPC_SEND_FULL, &wire).status, CPC_S_OK);
+    mark_dirty(pair.source, 0, dirty);
+    pair.source->snp->injects = 1;
+    struct answer answer = send_round(pair.source, 0, 1, 2, 0, &wire);
+    CHECK_IS(version_of(pair.source, dirty + 1), MEMORY_ENTRY(CPC_KIND_PRIVATE, 1));
+    CHECK_IS(answer.status, CPC_S_FAULT);
+    CHECK_IS(answer.fault[0], VECTOR_VC);
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    end();
+}
+
+static void an_injected_exception_makes_no_page_absent(void)
+{
+    inject_after(704);
+    inject_after(719);       /* the next one is of another group */
 }
 
 static void bad_kind(struct host_machine *machine, uint32_t op)
@@ -370,7 +450,9 @@ static const struct test tests[] = {
     T(each_gvcpu_is_created_once), T(a_start_that_fails_answers_every_call), T(a_host_that_knows_no_gvcpus),
     T(each_page_is_validated_once), T(conversions_across_rounds),
     T(what_is_not_validated_is_absent), T(a_page_taken_away_is_sent_later),
-    T(a_frozen_page_taken_away_ends_the_session), T(kinds_that_do_not_exist_are_refused),
+    T(a_page_taken_away_is_sent_later_without_a_hint), T(a_page_taken_away_may_stay_away),
+    T(a_frozen_page_taken_away_ends_the_session),
+    T(an_injected_exception_makes_no_page_absent), T(kinds_that_do_not_exist_are_refused),
     T(private_pages_need_a_place), T(answers_of_the_hardware_are_checked),
     T(slow_page_state_changes_are_repeated), T(a_hidden_page_of_the_launch_is_found),
 };

@@ -54,6 +54,9 @@ static void a_save_area_in_guest_memory_moves(void)
     finish(1);
     CHECK(!rmp(pair.source, 0, 1800)->vmsa);
     struct answer commit = prepare_and_commit();
+    static const uint8_t zero[CPC_PAGE_SIZE];
+    CHECK(memcmp(pair.source->vmsa + CPC_VMSA_STRIDE, zero, sizeof(zero)) == 0);
+    CHECK(memcmp(pair.source->vmsa, zero, sizeof(zero)) != 0);   /* gvCPU 0 is there */
     CHECK_IS(call(pair.destination, CPC_OP_RUN, 0, 0, commit.payload, commit.size).status,
              CPC_S_OK);
     CHECK_IS(pair.destination->snp->created, 2);
@@ -75,13 +78,101 @@ static void a_left_save_area_is_believed(void)
     end();
 }
 
+/* Neither the page that the host names nor the firmware's own can be run then. */
 static void a_save_area_in_guest_memory_resumes(void)
 {
     guest_save_area();
     CHECK_IS(call(pair.source, CPC_OP_FREEZE, 0, 0, NULL, 0).status, CPC_S_OK);
     CHECK(!rmp(pair.source, 0, 1800)->vmsa);
+    CHECK(!pair.source->snp->trusted[0].vmsa && !pair.source->snp->trusted[1].vmsa);
     CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
     CHECK(rmp(pair.source, 0, 1800)->vmsa && rmp(pair.source, 0, 1800)->in_use);
+    CHECK(pair.source->snp->trusted[0].vmsa && pair.source->snp->trusted[0].in_use);
+    end();
+}
+
+/* The host names a page that gvCPU 1 has left, and runs it from the firmware's. */
+static void a_gvcpu_that_runs_from_its_own_page_is_not_frozen_elsewhere(void)
+{
+    guest_save_area();
+    uint8_t *own = pair.source->vmsa + CPC_VMSA_STRIDE;
+    pair.source->snp->trusted[1].in_use = true;
+    is_hardware(call(pair.source, CPC_OP_FREEZE, 0, 0, NULL, 0), PLATFORM_RMPADJUST, 3);
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    CHECK(rmp(pair.source, 0, 1800)->vmsa && pair.source->snp->trusted[1].vmsa);
+    CHECK(memcmp(own, pair.source->region[0].memory + 1800 * CPC_PAGE_SIZE,
+                 CPC_PAGE_SIZE) == 0);
+    end();
+}
+
+/* What the host names for gvCPU 1 is no save area, whatever is in it. */
+static void freeze_refuses(struct host_machine *machine, uint64_t vmsa_gpa)
+{
+    machine->snp->gvcpu_vmsa[1] = vmsa_gpa;
+    host_machine = machine;
+    CHECK_IS(platform()->freeze(), PLATFORM_HARDWARE(PLATFORM_RMPQUERY, 0x100));
+}
+
+/* 4 KiB that the host got into the guest's memory, as a block of a file: it would give the
+   attribute to them at RESUME. */
+static void a_page_that_looks_like_a_save_area_is_none(void)
+{
+    begin();
+    uint8_t *own = pair.source->vmsa + CPC_VMSA_STRIDE;
+    memcpy(pair.source->region[0].memory + 1801 * CPC_PAGE_SIZE, own, CPC_PAGE_SIZE);
+    host_snp_follow(pair.source, 1801, 1);
+    pair_open(&pair, ALL);
+    pair.source->snp->gvcpu_vmsa[1] = host_page_gpa(pair.source, 1801);
+    is_hardware(call(pair.source, CPC_OP_FREEZE, 0, 0, NULL, 0), PLATFORM_RMPQUERY, 0x100);
+    CHECK_IS(query(pair.source).phase, CPC_PHASE_FAILED);
+    pair.source->snp->gvcpu_vmsa[1] = host_trusted_gpa(pair.source, own);
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    CHECK(!rmp(pair.source, 0, 1801)->vmsa && !rmp(pair.source, 0, 1801)->in_use);
+    CHECK(pair.source->snp->trusted[0].in_use && pair.source->snp->trusted[1].in_use);
+    end();
+}
+
+/* STATE copies registers into trusted memory. After a RESUME they are there once only. */
+static void the_copy_of_a_save_area_is_none(void)
+{
+    static const uint8_t zero[CPC_PAGE_SIZE];
+
+    guest_save_area();
+    uint8_t *own = pair.source->vmsa + CPC_VMSA_STRIDE;
+    finish(1);
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    CHECK(rmp(pair.source, 0, 1800)->in_use && !pair.source->snp->trusted[1].vmsa);
+    CHECK(memcmp(own, zero, sizeof(zero)) == 0);
+    freeze_refuses(pair.source, host_trusted_gpa(pair.source, own));
+    end();
+}
+
+/* The guest's page travels like any other, with what is in it. */
+static void a_save_area_that_travelled_as_a_page_is_none(void)
+{
+    guest_save_area();
+    finish(1);
+    struct answer commit = prepare_and_commit();
+    CHECK_IS(call(pair.destination, CPC_OP_RUN, 0, 0, commit.payload, commit.size).status,
+             CPC_S_OK);
+    CHECK(rmp(pair.destination, 0, 1800)->validated);
+    freeze_refuses(pair.destination, host_page_gpa(pair.destination, 1800));
+    end();
+}
+
+/* Without the instruction nothing can be said of a page: nothing is frozen. */
+static void a_processor_without_rmpquery_freezes_nothing(void)
+{
+    begin();
+    pair_open(&pair, ALL);
+    pair.source->snp->no_rmpquery = true;
+    struct answer answer = call(pair.source, CPC_OP_FREEZE, 0, 0, NULL, 0);
+    CHECK_IS(answer.status, CPC_S_FAULT);
+    CHECK_IS(answer.fault[0], 6);
+    CHECK_IS(pair.source->faults, 1);
+    CHECK_IS(query(pair.source).phase, CPC_PHASE_FAILED);
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    CHECK(pair.source->snp->trusted[0].in_use && pair.source->snp->trusted[1].in_use);
     end();
 }
 
@@ -108,9 +199,10 @@ static void a_gvcpu_that_waits_for_init_waits_on(void)
 static void freeze_with(uint64_t vmsa_gpa, uint32_t code)
 {
     begin();
-    touch_page(pair.source, 0, 30, 1);       /* no save area */
+    touch_page(pair.source, 0, 30, 1);
     pair_open(&pair, ALL);
     host_snp_follow(pair.source, 0, 64);
+    rmp(pair.source, 0, 30)->vmsa = true;
     pair.source->snp->gvcpu_vmsa[1] = vmsa_gpa;
     struct answer answer = call(pair.source, CPC_OP_FREEZE, 0, 0, NULL, 0);
     CHECK_IS(answer.status, CPC_S_PLATFORM);
@@ -129,7 +221,7 @@ static void save_areas_that_cannot_be(void)
     freeze_with(CPC_SNP_TRUSTED_GPA, CPC_P_BAD_ARGUMENT);
     freeze_with(CPC_SNP_TRUSTED_GPA + CPC_PAGE_SIZE, CPC_P_BAD_ARGUMENT); /* gvCPU 0's */
     freeze_with(CPC_SNP_SHM_GPA, CPC_P_BAD_ARGUMENT);
-    freeze_with(30 * CPC_PAGE_SIZE, CPC_P_BAD_ARGUMENT);                  /* no VMSA */
+    freeze_with(30 * CPC_PAGE_SIZE, CPC_P_BAD_ARGUMENT);                  /* nonsense */
     freeze_with(31 * CPC_PAGE_SIZE, CPC_P_BAD_ARGUMENT);                  /* absent */
     freeze_with(30 * CPC_PAGE_SIZE + 8, CPC_P_BAD_ARGUMENT);
     freeze_with(UINT64_MAX & ~0xfffull, CPC_P_BAD_ARGUMENT);
@@ -261,7 +353,12 @@ static const struct test tests[] = {
     T(freeze_fails_while_a_gvcpu_runs), T(a_frozen_gvcpu_has_no_save_area),
     T(a_save_area_in_guest_memory_moves), T(a_save_area_in_guest_memory_resumes),
     T(a_gvcpu_that_waits_for_init_waits_on), T(a_left_save_area_is_believed),
-    T(save_areas_that_cannot_be), T(a_hidden_gvcpu_is_missed), T(a_gvcpu_that_is_not_created_can_be_tried_again),
+    T(a_gvcpu_that_runs_from_its_own_page_is_not_frozen_elsewhere),
+    T(a_page_that_looks_like_a_save_area_is_none), T(the_copy_of_a_save_area_is_none),
+    T(a_save_area_that_travelled_as_a_page_is_none),
+    T(a_processor_without_rmpquery_freezes_nothing),
+    T(save_areas_that_cannot_be), T(a_hidden_gvcpu_is_missed),
+    T(a_gvcpu_that_is_not_created_can_be_tried_again),
     T(map_too_many), T(map_no_pages), T(map_unaligned), T(map_same_gpa),
     T(map_gpa_overlaps), T(map_flat_overlaps), T(map_on_trusted_memory),
     T(map_into_trusted_memory), T(map_on_the_ring), T(map_on_mmio), T(map_wraps),

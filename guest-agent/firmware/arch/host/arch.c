@@ -18,6 +18,10 @@ static _Thread_local struct arch_fault guard_fault;
 
 uint32_t arch_hvcpu(void)
 {
+    if (host_machine != NULL && host_machine->crash_hvcpu) {
+        host_machine->crash_hvcpu = false;
+        *(volatile uint32_t *)(uintptr_t)0xdead0 = 1;
+    }
     return host_hvcpu;
 }
 
@@ -42,6 +46,9 @@ bool arch_random64(uint64_t *out)
 {
     if (host_machine != NULL && host_machine->no_entropy) {
         return false;
+    }
+    if (host_machine != NULL && host_machine->on_entropy != NULL) {
+        host_machine->on_entropy(host_machine);
     }
     return __builtin_cpu_supports("rdrnd") && hardware_random(out);
 }
@@ -152,6 +159,9 @@ uint32_t arch_guard(uint32_t (*function)(void *), void *argument,
     }
     guard = &here;
     status = function(argument);
+    if (host_snp_injects(host_machine, &guard_fault)) {
+        siglongjmp(here, 1);
+    }
     guard = outer;
     return status;
 }

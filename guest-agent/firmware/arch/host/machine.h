@@ -62,6 +62,8 @@ struct host_machine {
 
     /* what a test breaks */
     bool no_entropy;
+    void (*on_entropy)(struct host_machine *machine);   /* before each word */
+    bool crash_hvcpu;                    /* who asks for its hvCPU's number faults, once */
     uint32_t fail[HOST_PCALLS];          /* answer of that platform call */
     bool crash[HOST_PCALLS];             /* the call faults instead */
     /* runs in the hvCPU's place of sleeping, where a test has no threads */

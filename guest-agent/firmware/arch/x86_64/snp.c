@@ -52,6 +52,19 @@ uint32_t insn_pvalidate(void *page, bool validate, bool *changed)
     return (uint32_t)rax;
 }
 
+uint32_t insn_rmpquery(void *page, uint64_t *attributes)
+{
+    uint64_t rax = (uint64_t)(uintptr_t)page;
+    uint64_t rcx = 0;        /* the page's size comes back */
+
+    /* rmpquery */
+    __asm__ volatile(".byte 0xf3, 0x0f, 0x01, 0xfd"
+                     : "+a"(rax), "+c"(rcx), "+d"(*attributes)
+                     :
+                     : "memory", "cc");
+    return (uint32_t)rax;
+}
+
 uint32_t insn_rmpadjust(void *page, uint64_t attributes)
 {
     uint64_t rax = (uint64_t)(uintptr_t)page;

@@ -257,6 +257,7 @@ const struct platform_ops platform_plain = {
     .gvcpu = gvcpu_present,
     .vmsa_save = vmsa_save,
     .vmsa_load = vmsa_load,
+    .vmsa_wipe = direct_vmsa_wipe,
     .device_digest = device_digest,
     .disks = disks,
     .fault = fault,

@@ -242,6 +242,16 @@ void host_snp_fault(struct host_machine *machine, struct arch_fault *fault)
     }
 }
 
+bool host_snp_injects(struct host_machine *machine, struct arch_fault *fault)
+{
+    if (machine == NULL || machine->snp == NULL || machine->snp->injects == 0) {
+        return false;
+    }
+    machine->snp->injects--;
+    *fault = (struct arch_fault){ .vector = VECTOR_VC, .code = VC_NOT_VALIDATED };
+    return true;
+}
+
 static void set(struct host_machine *machine, uint32_t flat, bool private, bool validated)
 {
     struct rmp_entry *e = &machine->snp->rmp[flat];
@@ -328,13 +338,31 @@ uint32_t insn_pvalidate(void *page, bool validate, bool *changed)
     return 0;
 }
 
+static void must_be_validated(const struct rmp_entry *e, void *page)
+{
+    if (!e->validated) {
+        *(volatile uint8_t *)page = 0;               /* #VC */
+    }
+}
+
+uint32_t insn_rmpquery(void *page, uint64_t *attributes)
+{
+    const struct rmp_entry *e = operand(page);
+
+    if (host_machine->snp->no_rmpquery) {
+        __asm__ volatile("ud2");
+    }
+    must_be_validated(e, page);
+    must(*attributes == 1, "target VMPL");
+    *attributes |= e->vmsa ? RMPADJUST_VMSA : 0;
+    return 0;
+}
+
 uint32_t insn_rmpadjust(void *page, uint64_t attributes)
 {
     struct rmp_entry *e = operand(page);
 
-    if (!e->validated) {
-        *(volatile uint8_t *)page = 0;               /* #VC */
-    }
+    must_be_validated(e, page);
     must((attributes & 0xff) == 1, "target VMPL");
     if (e->in_use) {
         return 3;

@@ -49,6 +49,9 @@ struct snp_machine {
     bool psc_idle;                /* says done, does nothing */
     uint32_t pvalidate_code;      /* EAX of the next ones */
     bool pvalidate_unchanged;
+    bool no_rmpquery;             /* a processor that does not know it */
+    uint32_t injects;             /* so many guarded functions are hit by a #VC
+                                     when they have just done their work */
     bool keeps_running;           /* FREEZE stops nobody */
     bool refuses_ap;
     bool refuses_join;
@@ -76,5 +79,7 @@ void host_snp_follow(struct host_machine *machine, uint32_t flat, uint32_t pages
 
 /* Turns the fault that follows from the model into what it stands for. */
 void host_snp_fault(struct host_machine *machine, struct arch_fault *fault);
+/* The host injects what looks like a page that is not validated. */
+bool host_snp_injects(struct host_machine *machine, struct arch_fault *fault);
 
 #endif

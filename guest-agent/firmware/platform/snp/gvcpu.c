@@ -4,11 +4,13 @@
  * attribute from the page they run from, and creating them anew from save
  * areas in trusted memory.
  *
- * Which page a gvCPU runs from is the host's word. What it can gain by a lie:
- * see docs/abi.md, "What the host decides".
+ * Which page a gvCPU runs from is the host's word; that it is a save area at
+ * all is the processor's. What the host can gain by a lie: see docs/abi.md,
+ * "What the host decides".
  */
 #include "vmsa.h"
 
+#include "crypto.h"
 #include "ghcb.h"
 #include "snp.h"
 
@@ -19,6 +21,19 @@ static uint32_t rmpadjust(void *page, uint64_t attributes)
     uint32_t code = insn_rmpadjust(page, RMPADJUST_VMPL1 | attributes);
 
     return code == 0 ? CPC_P_OK : PLATFORM_HARDWARE(PLATFORM_RMPADJUST, code);
+}
+
+/* The attribute was given by somebody at VMPL 0: us, OVMF or the guest's kernel. No content of
+   a page can stand for it. */
+static uint32_t is_save_area(uint8_t *page)
+{
+    uint64_t attributes = RMPADJUST_VMPL1;
+    uint32_t code = insn_rmpquery(page, &attributes);
+
+    if (code == 0 && (attributes & RMPADJUST_VMSA) == 0) {
+        code = 0x100;
+    }
+    return code == 0 ? CPC_P_OK : PLATFORM_HARDWARE(PLATFORM_RMPQUERY, code);
 }
 
 /* Make a page of trusted memory a save area and let a gvCPU run from it, at
@@ -145,12 +160,30 @@ static bool named_before(const struct snp *snp, uint32_t gvcpu, const uint8_t *p
 static uint32_t take_attribute(void *argument)
 {
     struct snp_gvcpu *gvcpu = argument;
-    uint32_t status = sane((const struct vmsa *)(const void *)gvcpu->page)
-                          ? rmpadjust(gvcpu->page, 0)
-                          : PLATFORM_AT(CPC_PCALL_GVCPU, CPC_P_BAD_ARGUMENT);
+    uint32_t status = is_save_area(gvcpu->page);
 
     if (status == CPC_P_OK) {
+        status = sane((const struct vmsa *)(const void *)gvcpu->page)
+                     ? rmpadjust(gvcpu->page, 0)
+                     : PLATFORM_AT(CPC_PCALL_GVCPU, CPC_P_BAD_ARGUMENT);
+    }
+    if (status == CPC_P_OK) {
         gvcpu->state = SNP_GVCPU_FROZEN;
+    }
+    return status;
+}
+
+/*
+ * Ours was its first save area, and may have stayed one: the gvCPU must not be able to run from
+ * there either. It does not become one again at the release, as the gvCPU has left it.
+ */
+static uint32_t take_left(struct snp_gvcpu *gvcpu, uint32_t number)
+{
+    uint32_t status = CPC_P_OK;
+
+    if (gvcpu->page != platform_vmsa(number)) {
+        status = rmpadjust(platform_vmsa(number), 0);
+        gvcpu->left = status == CPC_P_OK;
     }
     return status;
 }
@@ -170,7 +203,7 @@ static uint32_t freeze_one(struct snp *snp, uint32_t number, const struct cpc_gv
     }
     uint32_t status = arch_guard(take_attribute, gvcpu, &fault);
     if (status != CPC_S_FAULT) {
-        return status;
+        return status == CPC_P_OK ? take_left(gvcpu, number) : status;
     }
     if (!snp_not_validated(&fault)) {
         arch_raise(&fault);
@@ -187,6 +220,7 @@ uint32_t snp_freeze(void)
         struct cpc_gvcpu info;               /* i < CPC_GVCPU_LIMIT */
 
         snp->gvcpu[i].state = SNP_GVCPU_OTHER;
+        snp->gvcpu[i].left = false;
         uint32_t present = ask(i, &info);
         status = present == CPC_P_OK ? freeze_one(snp, i, &info)
                                      : PLATFORM_AT(CPC_PCALL_GVCPU, 0) | present;
@@ -202,6 +236,10 @@ uint32_t snp_release(void)
         struct snp_gvcpu *gvcpu = &snp->gvcpu[i];    /* i < CPC_GVCPU_LIMIT */
         uint32_t status = CPC_P_OK;
 
+        if (gvcpu->left) {           /* STATE may have copied its registers there */
+            crypto_wipe(platform_vmsa(i), sizeof(struct vmsa));
+            gvcpu->left = false;
+        }
         if (gvcpu->state == SNP_GVCPU_FROZEN) {
             status = rmpadjust(gvcpu->page, RMPADJUST_VMSA);
         } else if (gvcpu->state == SNP_GVCPU_LOADED) {
@@ -222,12 +260,7 @@ uint32_t snp_vmsa_save(uint32_t gvcpu, uint32_t *bytes)
     if (from->state != SNP_GVCPU_FROZEN) {
         return CPC_P_BAD_STATE;      /* FREEZE has frozen every one */
     }
-    if (from->page != platform_vmsa(gvcpu)) {
-        /* It may have been a save area before the guest chose another. */
-        uint32_t status = rmpadjust(platform_vmsa(gvcpu), 0);
-        if (status != CPC_P_OK) {
-            return status;
-        }
+    if (from->left) {                /* ours is free then */
         memcpy(platform_vmsa(gvcpu), from->page, sizeof(struct vmsa));
     }
     *bytes = sizeof(struct vmsa);
@@ -251,4 +284,20 @@ uint32_t snp_vmsa_load(uint32_t gvcpu, uint32_t bytes)
     to->waits = (info.flags & CPC_GVCPU_WAITS) != 0;
     to->state = SNP_GVCPU_LOADED;
     return CPC_P_OK;
+}
+
+/* Where FREEZE took the attribute from the page, or did not get there, the gvCPU runs from it
+   after a RESUME: those stay. */
+void snp_vmsa_wipe(bool received)
+{
+    for (uint32_t i = 0; i < arch_boot_info()->gvcpu_max; i++) {
+        struct snp_gvcpu *gvcpu = &snp_state()->gvcpu[i];    /* i < CPC_GVCPU_LIMIT */
+
+        if (received || gvcpu->left) {
+            crypto_wipe(platform_vmsa(i), sizeof(struct vmsa));
+        }
+        if (received) {
+            gvcpu->state = SNP_GVCPU_OTHER;
+        }
+    }
 }

@@ -22,6 +22,11 @@ uint32_t insn_rmpadjust(void *page, uint64_t attributes);
 #define RMPADJUST_VMPL1        1ull        /* the VMPL whose rights are set: none */
 #define RMPADJUST_VMSA         (1ull << 16)
 
+/* One 4 KiB page by its address; *attributes is RDX, as in RMPADJUST: the VMPL
+   that is asked for goes in, its rights and the page's VMSA attribute come
+   back. Returns EAX. A processor without it raises #UD. */
+uint32_t insn_rmpquery(void *page, uint64_t *attributes);
+
 /* #VC and its error code where a private access meets a page that this guest
    has not validated. */
 #define VECTOR_VC              29u

@@ -52,6 +52,7 @@ const struct platform_ops platform_snp = {
     .gvcpu = snp_gvcpu_present,
     .vmsa_save = snp_vmsa_save,
     .vmsa_load = snp_vmsa_load,
+    .vmsa_wipe = snp_vmsa_wipe,
     .device_digest = snp_device_digest,
     .disks = snp_disks,
     .fault = snp_fault,

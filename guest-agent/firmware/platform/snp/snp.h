@@ -17,6 +17,7 @@ struct snp_gvcpu {
     uint32_t apic_id;
     uint32_t state;
     bool waits;              /* loaded: to be created for the next INIT */
+    bool left;               /* frozen: platform_vmsa() is another, and no VMSA */
 };
 
 /* One machine's; zero at first. */
@@ -103,5 +104,6 @@ uint32_t snp_release(void);
 uint32_t snp_gvcpu_present(uint32_t gvcpu);
 uint32_t snp_vmsa_save(uint32_t gvcpu, uint32_t *bytes);
 uint32_t snp_vmsa_load(uint32_t gvcpu, uint32_t bytes);
+void snp_vmsa_wipe(bool received);
 
 #endif

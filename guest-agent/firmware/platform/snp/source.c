@@ -123,9 +123,11 @@ uint32_t snp_look(const struct cpc_region *region, uint64_t first, uint32_t want
             look.zero |= snp_bounce_is_zero() ? 1u << at : 0;
         }
     }
-    /* At most one turn for each page. */
+    /* At most one turn for each page. A #VC while none was being read is one that the host
+       injected: it says nothing of a page. */
     while (arch_guard(look_on, &look, &fault) == CPC_S_FAULT) {
-        if (!snp_not_validated(&fault)) {
+        if (!snp_not_validated(&fault) || look.at >= CPC_RUN_PAGES ||
+            (look.wanted >> look.at & 1) == 0) {
             arch_raise(&fault);
         }
         kinds[look.at] = CPC_KIND_ABSENT;
