@@ -10,6 +10,7 @@ import pytest
 
 from cpcctl.config.settings import Settings
 from cpcctl.vm import lifecycle
+from cpcctl.vm.spec import VmSpec
 from tests import accel
 from tests.one_host import one_host
 
@@ -23,9 +24,9 @@ def place(
     folder = tmp_path_factory.mktemp("h")
     start = lifecycle.start
 
-    def checked(*args: Any, **more: Any) -> lifecycle.Vm:
-        vm = start(*args, **more)
-        accel.check(vm.process.pid)
+    def checked(settings: Settings, spec: VmSpec, **more: Any) -> lifecycle.Vm:
+        vm = start(settings, spec, **more)
+        accel.check(vm.process.pid, spec.accel)
         return vm
 
     monkeypatch.setattr(lifecycle, "start", checked)

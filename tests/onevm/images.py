@@ -26,6 +26,7 @@ HPET = 0xFED00000  # a device that the guest does have
 NOWHERE = 0x6000000000
 LEAK = 0x7000000000  # where the negative control has trusted memory
 MEMORY = 64 << 20
+UD2, LOOP = b"\x0f\x0b", b"\xeb\xfe"
 PARK, CALL = abi.MMIO_BASE + abi.MMIO_PARK, abi.MMIO_BASE + abi.MMIO_CALL
 
 PROBES = [
@@ -90,6 +91,18 @@ def faults() -> Path:
 
     key = store.key([str(p.relative_to(AGENT)) for p in files], [*files, module])
     return store.provide("test-faults", key, build)
+
+
+def damaged(firmware: Path, folder: Path, code: bytes = UD2) -> Path:
+    """The real image in a folder, but with other first instructions: an hvCPU dies, or
+    with LOOP says nothing. Beside it what the probe for KVM runs, as beside the real one."""
+    image = bytearray(firmware.read_bytes())
+    entry = abi.ImageHeader.from_buffer_copy(image).entry
+    image[entry : entry + len(code)] = code
+    path = folder / "damaged.bin"
+    path.write_bytes(image)
+    shutil.copy(firmware.with_name("kvm-probe.bin"), folder)
+    return path
 
 
 def refusal() -> Path:
