@@ -80,7 +80,7 @@ def prepare() -> None:
     """Build what the nested guest, which has no compiler, is given."""
     from tests.onevm import images
 
-    images.probe()
+    images.probe(store.current("firmware") / "cpc-firmware.bin")
     images.faults()
     images.refusal()
 

@@ -53,16 +53,31 @@ PROBES = [
 ]
 
 
+def entry(firmware: Path) -> int:
+    """Where in the firmware an hvCPU begins."""
+    return int(abi.ImageHeader.from_buffer_copy(firmware.read_bytes()).entry)
+
+
+def probes(firmware: Path) -> list[tuple[str, int, int]]:
+    """PROBES, and at the end invalid instructions to where an hvCPU begins: at its own
+    address, where the guest has RAM, and at that of the negative control."""
+    code = int.from_bytes(UD2 * 4, "little")
+    there = [base + entry(firmware) for base in (abi.TRUSTED_BASE, LEAK)]
+    return [*PROBES, *((op, at, code) for op in "wr" for at in there)]
+
+
 def _run(argv: Sequence[str]) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{argv[0]}: {done.stderr}"
     return done.stdout
 
 
-def probe() -> Path:
-    """The kernel that tries every address of PROBES."""
+def probe(firmware: Path) -> Path:
+    """The kernel that tries every address of probes()."""
     source = HERE / "probe.S"
-    table = "".join(f"DO('{op}',{address:#x},{value:#x})" for op, address, value in PROBES)
+    table = "".join(
+        f"DO('{op}',{address:#x},{value:#x})" for op, address, value in probes(firmware)
+    )
 
     def build(folder: Path) -> None:
         made = str(folder / "o")
@@ -96,9 +111,8 @@ def faults() -> Path:
 def damaged(firmware: Path, folder: Path, code: bytes = UD2) -> Path:
     """The real image in a folder, but with other first instructions: an hvCPU dies, or
     with LOOP says nothing. Beside it what the probe for KVM runs, as beside the real one."""
-    image = bytearray(firmware.read_bytes())
-    entry = abi.ImageHeader.from_buffer_copy(image).entry
-    image[entry : entry + len(code)] = code
+    image, at = bytearray(firmware.read_bytes()), entry(firmware)
+    image[at : at + len(code)] = code
     path = folder / "damaged.bin"
     path.write_bytes(image)
     shutil.copy(firmware.with_name("kvm-probe.bin"), folder)
