@@ -36,10 +36,11 @@ def kvm_files(pid: int) -> list[str]:
     return sorted(found)
 
 
-def check(pid: int) -> None:
-    """A QEMU of this run uses the chosen accelerator; the kernel is the witness."""
+def check(pid: int, wanted: str = "auto") -> None:
+    """A QEMU of this run uses the accelerator that its definition names, or auto: the
+    chosen one; the kernel is the witness."""
     files = kvm_files(pid)
-    if chosen() == "kvm":
-        assert "kvm-vm" in files, f"--accel kvm, but QEMU {pid} has no VM of KVM's: {files}"
+    if (chosen() if wanted == "auto" else wanted) == "kvm":
+        assert "kvm-vm" in files, f"wanted: kvm, but QEMU {pid} has no VM of KVM's: {files}"
     else:
-        assert not files, f"--accel tcg, but QEMU {pid} uses KVM: {files}"
+        assert not files, f"wanted: tcg, but QEMU {pid} uses KVM: {files}"

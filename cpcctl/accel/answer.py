@@ -60,6 +60,15 @@ def hang(said: str, seconds: float, answers: bool) -> Verdict:
     )
 
 
+def hvcpu_hang(seconds: float) -> Verdict:
+    """Guests run, and an hvCPU said neither yes nor no in time."""
+    return Verdict(
+        HANG,
+        f"guests run, but an hvCPU did not answer within {seconds:g} s",
+        f"{BUSY}; else make qemu firmware",
+    )
+
+
 def crashed(said: str, how: str) -> Verdict:
     """The guest ended otherwise than it should."""
     return Verdict(CRASH, f"a small guest {how} at {step(said)}", ELSEWHERE)

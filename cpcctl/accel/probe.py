@@ -21,7 +21,7 @@ from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, reason, shown
 from cpcctl.host import find
-from cpcctl.host.firmware import Hvcpu
+from cpcctl.host.firmware import Hvcpu, HvcpuDead
 from cpcctl.host.process import spawn
 from cpcctl.host.qmp import Qmp, QmpGone
 from cpcctl.host.shm import RingFile
@@ -172,8 +172,12 @@ class _Watch:
                 return Verdict(HVCPU, f"its hvCPUs run with {info['accelerator']}", "make qemu")
             qmp.execute("cpc-hvcpu-add", id=0, _timeout=max(0.1, self._left()))
             with RingFile.open(self.folder / "ring") as rings:
-                Hvcpu(qmp, rings, 0).ping(timeout=max(0.1, self._left()))
+                # No grace: nobody calls it again.
+                Hvcpu(qmp, rings, 0, grace=0.0).ping(timeout=max(0.1, self._left()))
         except CpcError as error:
+            # Of one that died QEMU knows; of one that is late nobody knows anything.
+            if self._left() <= 0 and not isinstance(error, HvcpuDead):
+                return answer.hvcpu_hang(self.seconds)
             return Verdict(
                 HVCPU, f"guests run, but no hvCPU: {_words(error)}", "make qemu firmware"
             )

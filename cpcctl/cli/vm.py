@@ -157,6 +157,8 @@ def status_run(args: argparse.Namespace, ctx: Context) -> int:
         )
     if "platform" in found:
         ctx.out.note(protection.line(found["platform"], found["accel"], debug=_debug(found)))
+    if not found.get("isolated", True):
+        ctx.out.note(protection.LEAKING)
     ctx.out.result(
         found,
         pairs((LABELS.get(name, name), _shown(name, value)) for name, value in found.items()),

@@ -58,11 +58,16 @@ class Hvcpu:
     """One hvCPU of a running machine: its mailbox, its ring and how to wake it.
 
     Not for several threads at once; each stream of a migration has its own.
+    grace: seconds that a call which is given up may take to end, 0 where nobody calls
+    again; None: CANCEL_GRACE.
     """
 
-    def __init__(self, qmp: Qmp, rings: RingFile, number: int) -> None:
+    def __init__(
+        self, qmp: Qmp, rings: RingFile, number: int, *, grace: float | None = None
+    ) -> None:
         self.qmp = qmp
         self.number = number
+        self._grace = grace
         self.mailbox: Mailbox = rings.mailbox(number)
         self.ring: Ring = rings.ring(number)
         self._death: Event | None = None
@@ -74,6 +79,11 @@ class Hvcpu:
         except QmpError:
             self._check_health()
             raise
+
+    @property
+    def grace(self) -> float:
+        """Seconds that a call which is given up may take to end."""
+        return CANCEL_GRACE if self._grace is None else self._grace
 
     def call(
         self,
@@ -186,7 +196,7 @@ class Hvcpu:
                 stopping = True
                 self.mailbox.cancel(request)
                 self.wake()
-                deadline = min(deadline, time.monotonic() + CANCEL_GRACE)
+                deadline = min(deadline, time.monotonic() + self.grace)
             now = time.monotonic()
             if now >= deadline:
                 return self.mailbox.done(request)
@@ -208,9 +218,9 @@ class Hvcpu:
         self.mailbox.cancel(request)
         try:
             self.wake()
-            self._wait(request, time.monotonic() + CANCEL_GRACE, None, None, rewake=True)
+            self._wait(request, time.monotonic() + self.grace, None, None, rewake=True)
         except HvcpuDead:
-            # It will never see this request; the next hvCPU of that number must not.
+            # The next hvCPU of that number must not see what this one died of, if it did.
             self.mailbox.retract()
         except CpcError:
             pass  # what made us give up is the error to report

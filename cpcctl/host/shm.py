@@ -178,7 +178,13 @@ class Mailbox:
         self._word("cancel", request)
 
     def retract(self) -> None:
-        """Take a request back that no firmware will ever see."""
+        """Take back the request that an hvCPU died of, or has never seen.
+
+        If it died of it, its next life ends that call and then finds another number here
+        than it has answered: what it looks at is no call, or it would die of it again.
+        """
+        self._word("op", 0)
+        self._word("payload_size", 0)
         self._word("request", self._word("done"))
 
     def reply(self) -> Reply:

@@ -25,6 +25,7 @@ def look(qmp: Qmp, spec: VmSpec) -> dict[str, Any]:
         "state": "frozen" if info["frozen"] else run_state,
         "accel": info["accelerator"],
         "incoming": info["incoming"],
+        "isolated": info["isolated"],
         "gvcpus": info["gvcpus"],
         "hvcpu_max": info["hvcpu-max"],
         "hvcpus": [

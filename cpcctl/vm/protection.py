@@ -17,6 +17,10 @@ REAL = (
     "sev-snp: the processor hides the guest's memory from this host; "
     "believe it only of a guest whose attestation report you have checked"
 )
+LEAKING = (
+    "warning: the guest itself can reach what its hvCPUs hold (x-leak-trusted): "
+    "such a VM is for tests only"
+)
 DEBUG = "sev-snp: no protection from this host, since the policy allows debugging (bit 19)"
 
 

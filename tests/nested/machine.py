@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cpcctl.setup import store
+
 # The processor that KVM's AMD module is at home on, with all that the firmware can use; mitigations
 # and searches for hardware left out: each of them is emulated.
 CPU = "EPYC,+svm,+vaes"
@@ -118,11 +120,33 @@ def _started(guest: Guest, console: Path) -> Iterator[Started]:
                 process.stderr.close()
 
 
+def took(boot: float, ran: float | None, seconds: float) -> str:
+    """One line about a run that took so many seconds. ran: None when it did not boot."""
+    most = f"of at most {(BOOT_SECONDS + seconds) / 60:.1f} min"
+    if ran is None:
+        return f"nested: {boot / 60:.1f} min {most}, without booting"
+    together = f"together {(boot + ran) / 60:.1f} min {most}"
+    return f"nested: boot {boot / 60:.1f} min, run {ran / 60:.1f} min, {together}"
+
+
 def run(guest: Guest, console: Path, seconds: float) -> int:
-    """Boot, copy the command's output to stdout, and return its exit status.
+    """Boot, copy the command's output to stdout, and return its exit status; how long
+    that took goes to stderr.
 
     seconds: how long the command may take. Raises NestedError.
     """
+    begin = time.monotonic()
+    up: list[float] = []
+    try:
+        return _run(guest, console, seconds, up)
+    finally:
+        now = time.monotonic()
+        store.say(took(up[0] - begin, now - up[0], seconds) if up else
+                  took(now - begin, None, seconds))  # fmt: skip
+
+
+def _run(guest: Guest, console: Path, seconds: float, up: list[float]) -> int:
+    """run(). up: gets the time when the guest had booted."""
     with _started(guest, console) as (process, output, result):
         deadline = time.monotonic() + BOOT_SECONDS
         said = b""
@@ -141,8 +165,9 @@ def run(guest: Guest, console: Path, seconds: float) -> int:
                         sys.stdout.buffer.write(data)
                         sys.stdout.buffer.flush()
                         continue
-                    if not said:
-                        deadline = time.monotonic() + seconds
+                    if not up:
+                        up.append(time.monotonic())
+                        deadline = up[0] + seconds
                     said += data
         _drain(output)
         return int(said.split()[-1])

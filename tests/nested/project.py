@@ -21,7 +21,7 @@ from tests.nested.system import file_system
 
 TOP = Path(__file__).resolve().parents[2]
 # What `make setup` builds, and things that tests built for themselves.
-BUILT = ("qemu", "firmware", "guest", "test-*")
+BUILT = ("qemu", "firmware", "guest", "ovmf", "test-*")
 START = ".cpc-nested-start"
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from cpcctl.bench import scenario
+from cpcctl.bench.scenario import SCENARIOS, Sample
 from cpcctl.vm import lifecycle
 from tests.nested import kvm, machine, project, run
 from tests.patience import patient
@@ -103,6 +105,48 @@ def test_the_nested_run_ends_with_what_fails_first(tmp_path: Path) -> None:
         )  # fmt: skip
         assert done.returncode == (code or 5)
         assert (tmp_path / "log").read_text().split() == lines
+
+
+def test_a_run_says_how_long_it_took() -> None:
+    assert machine.took(18.0, 702.0, 1080.0) == (
+        "nested: boot 0.3 min, run 11.7 min, together 12.0 min of at most 20.0 min"
+    )
+    assert machine.took(120.0, None, 1080.0) == (
+        "nested: 2.0 min of at most 20.0 min, without booting"
+    )
+
+
+@pytest.mark.parametrize(("ours", "words"), [(1.2, "1.20x (wanted: at most 1.2x)"),
+                                             (1.3, "1.30x (wanted: at most 1.2x): MISSED")])
+def test_the_direct_bench_says_what_is_wanted(
+    ours: float, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Below the table that cpcctl bench prints; of the filled guest only."""
+    results = [
+        scenario.result(SCENARIOS[name], "kvm", 2, [Sample(ours, 0.1)], [Sample(1.0, 0.1)])
+        for name in ("idle-2g", "filled-2g")
+    ]
+
+    def bench(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        assert command[-4:] == ["--repeat", "1", "--format", "json"]
+        return subprocess.CompletedProcess(command, 0, stdout=json.dumps({"results": results}))
+
+    monkeypatch.setattr(kvm, "ask_doctor", lambda: "")
+    monkeypatch.setattr(subprocess, "run", bench)
+    assert kvm.main(["bench", "--repeat", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:-1] == scenario.text(results).splitlines()
+    assert lines[-1] == f"filled-2g, total: {words}"
+
+
+def test_the_nested_bench_says_that_it_means_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kvm, "prepare", lambda: None)
+    monkeypatch.setattr(run, "guarded", lambda *_: 0)
+    assert kvm.main(["bench", "--nested"]) == 0
+    shown = capsys.readouterr()
+    assert "ratios mean nothing" in shown.err and "wanted" not in shown.out
 
 
 def test_the_emulated_machine_is_looked_at_before_the_tests() -> None:

@@ -4,14 +4,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cpcctl.config.settings import Settings
 from cpcctl.vm import lifecycle
+from cpcctl.vm.spec import VmSpec
 from tests import accel
 from tests.one_host import one_host
+from tests.onevm import faulty, images
+
+
+@pytest.fixture(scope="session")
+def image() -> Path:
+    """The firmware with fault_module.c instead of its table of modules."""
+    return images.faults()
+
+
+@pytest.fixture
+def machine(built: Any, image: Path, tmp_path: Path) -> Iterator[faulty.Machine]:
+    """One QEMU for one test, whose hvCPUs run it."""
+    with faulty.started(built, image, tmp_path) as running:
+        yield running
 
 
 @pytest.fixture
@@ -23,9 +39,9 @@ def place(
     folder = tmp_path_factory.mktemp("h")
     start = lifecycle.start
 
-    def checked(*args: Any, **more: Any) -> lifecycle.Vm:
-        vm = start(*args, **more)
-        accel.check(vm.process.pid)
+    def checked(settings: Settings, spec: VmSpec, **more: Any) -> lifecycle.Vm:
+        vm = start(settings, spec, **more)
+        accel.check(vm.process.pid, spec.accel)
         return vm
 
     monkeypatch.setattr(lifecycle, "start", checked)

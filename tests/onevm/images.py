@@ -26,6 +26,7 @@ HPET = 0xFED00000  # a device that the guest does have
 NOWHERE = 0x6000000000
 LEAK = 0x7000000000  # where the negative control has trusted memory
 MEMORY = 64 << 20
+UD2, LOOP = b"\x0f\x0b", b"\xeb\xfe"
 PARK, CALL = abi.MMIO_BASE + abi.MMIO_PARK, abi.MMIO_BASE + abi.MMIO_CALL
 
 PROBES = [
@@ -52,16 +53,31 @@ PROBES = [
 ]
 
 
+def entry(firmware: Path) -> int:
+    """Where in the firmware an hvCPU begins."""
+    return int(abi.ImageHeader.from_buffer_copy(firmware.read_bytes()).entry)
+
+
+def probes(firmware: Path) -> list[tuple[str, int, int]]:
+    """PROBES, and at the end invalid instructions to where an hvCPU begins: at its own
+    address, where the guest has RAM, and at that of the negative control."""
+    code = int.from_bytes(UD2 * 4, "little")
+    there = [base + entry(firmware) for base in (abi.TRUSTED_BASE, LEAK)]
+    return [*PROBES, *((op, at, code) for op in "wr" for at in there)]
+
+
 def _run(argv: Sequence[str]) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{argv[0]}: {done.stderr}"
     return done.stdout
 
 
-def probe() -> Path:
-    """The kernel that tries every address of PROBES."""
+def probe(firmware: Path) -> Path:
+    """The kernel that tries every address of probes()."""
     source = HERE / "probe.S"
-    table = "".join(f"DO('{op}',{address:#x},{value:#x})" for op, address, value in PROBES)
+    table = "".join(
+        f"DO('{op}',{address:#x},{value:#x})" for op, address, value in probes(firmware)
+    )
 
     def build(folder: Path) -> None:
         made = str(folder / "o")
@@ -90,6 +106,17 @@ def faults() -> Path:
 
     key = store.key([str(p.relative_to(AGENT)) for p in files], [*files, module])
     return store.provide("test-faults", key, build)
+
+
+def damaged(firmware: Path, folder: Path, code: bytes = UD2) -> Path:
+    """The real image in a folder, but with other first instructions: an hvCPU dies, or
+    with LOOP says nothing. Beside it what the probe for KVM runs, as beside the real one."""
+    image, at = bytearray(firmware.read_bytes()), entry(firmware)
+    image[at : at + len(code)] = code
+    path = folder / "damaged.bin"
+    path.write_bytes(image)
+    shutil.copy(firmware.with_name("kvm-probe.bin"), folder)
+    return path
 
 
 def refusal() -> Path:

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from cpcctl import __main__ as entry
-from cpcctl import abi
 from cpcctl.accel import device, probe
 from cpcctl.config.settings import Settings
 from cpcctl.doctor import checks
@@ -27,6 +26,7 @@ from cpcctl.snp import checks as snp
 from cpcctl.snp import hardware, package
 from cpcctl.vm import lifecycle
 from tests import accel
+from tests.onevm import images
 
 Patch = pytest.MonkeyPatch
 
@@ -61,18 +61,6 @@ def unshare(folder: Path, monkeypatch: Patch, body: str) -> None:
     monkeypatch.setenv("PATH", str(folder), prepend=":")
 
 
-def broken_firmware(place: Settings, tmp_path: Path) -> Path:
-    """The real image, but its first instruction is an invalid one."""
-    image = bytearray(find.firmware_image(place).read_bytes())
-    at = abi.ImageHeader.from_buffer_copy(image).entry
-    image[at : at + 2] = b"\x0f\x0b"
-    path = tmp_path / "broken.bin"
-    path.write_bytes(image)
-    # As beside the real one, or the probe has nothing to run.
-    shutil.copy(find.probe_guest(place), tmp_path)
-    return path
-
-
 def _python(s: Settings, patch: Patch, tmp: Path) -> Settings:
     patch.setattr(checks, "sys", SimpleNamespace(version_info=(3, 10), executable=sys.executable))
     return s
@@ -103,7 +91,7 @@ def _firmware(s: Settings, patch: Patch, tmp: Path) -> Settings:
 
 
 def _kvm(s: Settings, patch: Patch, tmp: Path) -> Settings:
-    return replace(s, firmware=broken_firmware(s, tmp))
+    return replace(s, firmware=images.damaged(find.firmware_image(s), tmp))
 
 
 def _accelerator(s: Settings, patch: Patch, tmp: Path) -> Settings:
@@ -112,7 +100,7 @@ def _accelerator(s: Settings, patch: Patch, tmp: Path) -> Settings:
 
 
 def _hvcpu(s: Settings, patch: Patch, tmp: Path) -> Settings:
-    return replace(s, firmware=broken_firmware(s, tmp))
+    return replace(s, firmware=images.damaged(find.firmware_image(s), tmp))
 
 
 def _ovmf(s: Settings, patch: Patch, tmp: Path) -> Settings:
@@ -156,8 +144,6 @@ def _tun(s: Settings, patch: Patch, tmp: Path) -> Settings:
     return s
 
 
-# With KVM the probe has noticed before.
-DEAD_FIX = {"tcg": "cpcctl hvcpu remove", "kvm": "make qemu firmware"}[accel.chosen()]
 Break = Callable[[Settings, Patch, Path], Settings]
 # How each check is broken, its state then, and words of what it says and of the fix.
 BREAK: dict[str, tuple[Break, str, str, str]] = {
@@ -169,7 +155,7 @@ BREAK: dict[str, tuple[Break, str, str, str]] = {
     "firmware": (_firmware, "fail", "is not a firmware image of this version", "make firmware"),
     "kvm": (_kvm, "warn", "guests run, but no hvCPU: hvCPU 0 is dead", "make qemu firmware"),
     "accelerator": (_accelerator, "fail", "KVM does not work here: there is no ", "--accel tcg"),
-    "hvcpu-ping": (_hvcpu, "fail", "hvCPU 0 is dead", DEAD_FIX),
+    "hvcpu-ping": (_hvcpu, "fail", "hvCPU 0 is dead", "cpcctl hvcpu remove"),
     "ovmf": (_ovmf, "warn", "the firmware /bin/true does not do", "make ovmf"),
     "snp-emulated": (_emulation, "warn", "QEMU does not emulate SEV-SNP", "make qemu"),
     "snp-hardware": (_hardware, "warn", "kvm_amd was loaded with sev_snp=N", "sev_snp=1"),
@@ -266,7 +252,7 @@ def test_kvm_that_lacks_is_no_failure_since_tcg_does(
 
 def test_doctor_asks_anew(whole: Settings, monkeypatch: Patch, tmp_path: Path) -> None:
     """Something that was repaired is noticed, and remembered for vm start."""
-    bad = replace(whole, firmware=broken_firmware(whole, tmp_path))
+    bad = replace(whole, firmware=images.damaged(find.firmware_image(whole), tmp_path))
     assert checks.check_one(bad, "kvm").state == "warn"
     kept = (tmp_path / "verdict").read_bytes()
     assert json.loads(kept)["verdict"]["kind"] == "hvcpu"

@@ -17,22 +17,24 @@ import yaml
 
 from cpcctl import __main__ as entry
 from cpcctl import abi
-from cpcctl.accel import device, memory, probe, verdict
+from cpcctl.accel import answer, device, memory, probe, verdict
 from cpcctl.accel.verdict import Verdict
 from cpcctl.config.settings import Settings
+from cpcctl.errors import CpcError
 from cpcctl.host import find
 from cpcctl.migrate import facts
 from cpcctl.migrate.checks import DestinationFacts, SourceFacts, destination_checks
 from cpcctl.vm import lifecycle, spec
 from cpcctl.vm.spec import VmSpec
 from tests import accel
+from tests.onevm import images
 from tests.patience import patient
 
 # A QEMU that was killed, its folder removed.
 END_SECONDS = patient(3.0)
 CHOSEN = accel.chosen()
 ENTRY = 32  # behind the multiboot header of the probe guest
-LOOP, UNDEFINED = b"\xeb\xfe", b"\x0f\x0b"
+LOOP, UNDEFINED = images.LOOP, images.UD2
 FAULT = b"\xb0!\x66\xba\xf8\x03\xee\xf4"  # mov $'!', %al; mov $0x3f8, %dx; out; hlt
 
 
@@ -87,10 +89,29 @@ def fake(place: Settings, tmp_path: Path, script: str) -> Settings:
     return replace(place, qemu=program)
 
 
+def outcome(place: Settings, cpu: str, accelerator: str) -> str:
+    """Start a VM with the probe guest; what goes wrong, if anything does."""
+    vm = {
+        "name": "a", "memory": "64M", "ring_size": "2M", "cpu": cpu, "accel": accelerator,
+        "kernel": str(find.probe_guest(place)), "vcpus": 2,
+    }  # fmt: skip
+    try:
+        started = lifecycle.start(place, spec.read(vm))
+    except CpcError as error:
+        return f"{error.message}: {error.cause}"
+    log, deadline = started.paths.console_log, time.monotonic() + patient(4)
+    while not answer.done(said := log.read_text(errors="replace")):
+        if time.monotonic() > deadline:
+            return f"the guest said {said!r}"
+        time.sleep(0.01)
+    return ""
+
+
 def test_a_probe_can_succeed(place: Settings, timed: Any) -> None:
     """The control: the same guest and hvCPU answer with what the tests run with."""
     found = timed(place, patient(10), accel=CHOSEN)
     assert found.works, found
+    assert outcome(place, "max", CHOSEN) == ""
 
 
 def test_a_qemu_that_hangs(place: Settings, timed: Any, tmp_path: Path) -> None:
@@ -146,6 +167,17 @@ def test_a_guest_that_stops_on_the_way(
     assert found.reason.endswith("it came as far as exceptions and page faults")
 
 
+def test_an_hvcpu_that_hangs(place: Settings, timed: Any, tmp_path: Path, built: Any) -> None:
+    """In time as well, and not taken for one that does not work."""
+    firmware = images.damaged(built.firmware, tmp_path, LOOP)
+    seconds = patient(4)
+    found = timed(replace(place, firmware=firmware), seconds, accel=CHOSEN)
+    assert (found.kind, found.reason) == (
+        "hang", f"guests run, but an hvCPU did not answer within {seconds:g} s",
+    )  # fmt: skip
+    assert "cpcctl doctor (it asks again)" in found.fix
+
+
 def test_a_part_that_lacks(place: Settings, timed: Any, tmp_path: Path) -> None:
     (tmp_path / "fw").write_text("nothing")
     found = timed(replace(place, firmware=tmp_path / "fw"), patient(5))
@@ -164,12 +196,17 @@ def test_a_damaged_guest_says_nothing_of_kvm(
 
 
 @pytest.mark.parametrize("cpu", ["max", pytest.param("qemu64", marks=pytest.mark.slow)])
-def test_the_real_device(place: Settings, timed: Any, cpu: str) -> None:
-    """Whatever this machine's KVM does: a verdict, in time."""
+def test_the_real_device(
+    place: Settings, timed: Any, cpu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever this machine's KVM does, what starts VMs then finds the same."""
     found = timed(place, patient(4), cpu=cpu)
-    assert found.kind in verdict.KINDS
-    if CHOSEN == "kvm" and cpu == "max":
+    if CHOSEN == "kvm":
         assert found.works, found
+    # Whoever starts it does not ask again: QEMU, hvCPU and guest are to agree by themselves.
+    monkeypatch.setattr(memory, "ask", lambda *_, **__: Verdict("works", "is to be seen"))
+    monkeypatch.setattr(lifecycle, "FIRMWARE_SECONDS", patient(4))
+    assert (outcome(place, cpu, "kvm") == "") == found.works, found
 
 
 def test_the_real_device_by_way_of_the_memory(place: Settings, tmp_path: Path) -> None:
@@ -234,6 +271,31 @@ def test_auto_falls_back_and_says_so(cli: Any, no_kvm: str) -> None:
     assert err == f"KVM does not work here: {no_kvm}; using TCG\n"
     assert cli("auto", *PRINT) == (code, out, err)
     assert cli("kvm", "--accel", "auto", *PRINT) == (code, out, err)
+
+
+def test_auto_does_without_a_kvm_that_hangs(
+    cli: Any, place: Settings, built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real start, by itself: QEMU with KVM says nothing at all, and with TCG it works."""
+    works = tmp_path / "works"
+    hangs = fake(place, tmp_path, (
+        f'case " $* " in *" -accel kvm"*) exec sleep 1000;; esac; touch {works}; '
+        f'exec {built.qemu} "$@"'
+    ))  # fmt: skip
+    monkeypatch.setenv("CPCCTL_QEMU", str(hangs.qemu))
+    monkeypatch.setattr(device, "DEVICE", Path("/dev/null"))
+    monkeypatch.setattr(probe, "SECONDS", 1.0)
+    code, out, err = cli(None)
+    assert code == 0, err
+    assert "KVM does not work here: QEMU did not answer within 1 s; using TCG\n" in err
+    assert ", tcg, " in out and works.exists()
+    assert not accel.kvm_files(lifecycle.attach(place, "a").process.pid)
+    assert json.loads((tmp_path / "verdict").read_text())["verdict"]["kind"] == "hang"
+    # Remembered: the next one is told the same, without being made to wait for it.
+    monkeypatch.setattr(probe, "run", lambda *_: pytest.fail("it was asked again"))
+    assert lifecycle.stop(place, "a", force=True)
+    code, out, err = cli(None)
+    assert (code, "using TCG\n" in err) == (0, True)
 
 
 def test_auto_takes_what_works(cli: Any, good_kvm: None) -> None:

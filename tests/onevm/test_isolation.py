@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cpcctl import __main__ as entry
 from cpcctl import abi
 from cpcctl.vm import lifecycle, spec
 from tests.onevm import images
@@ -28,9 +29,9 @@ SECONDS = patient(40.0)
 
 
 @pytest.fixture(scope="module")
-def probe() -> Path:
+def probe(built: Any) -> Path:
     """The kernel that looks."""
-    return images.probe()
+    return images.probe(built.firmware)
 
 
 def wait_ready(log: Path) -> None:
@@ -70,8 +71,22 @@ def look(vm: lifecycle.Vm) -> list[tuple[int, int]]:
     return seen(said.decode("ascii").splitlines())
 
 
+def begin_again(vm: lifecycle.Vm) -> str:
+    """Remove hvCPU 0 and add it, so that it begins at the firmware's entry; its state then."""
+    with vm.qmp() as qmp, vm.rings() as rings:
+        qmp.execute("cpc-hvcpu-remove", id=0)
+        qmp.execute("cpc-hvcpu-add", id=0)
+        deadline = time.monotonic() + SECONDS
+        while (state := qmp.require_cpc()["hvcpus"][0]["state"]) == "running":
+            assert time.monotonic() < deadline, "hvCPU 0 does not come up"
+            time.sleep(0.005)
+        if state == "parked":
+            assert vm.hvcpu(qmp, rings, 0).ping().hvcpu == 0
+        return str(state)
+
+
 @pytest.mark.kvm
-def test_a_gvcpu_reaches_nothing_of_an_hvcpu(place: Any, probe: Path) -> None:
+def test_a_gvcpu_reaches_nothing_of_an_hvcpu(place: Any, probe: Path, built: Any) -> None:
     vm = start(place, probe)
     ring = vm.paths.ring.read_bytes()[:8]
     assert int.from_bytes(ring, "little") == abi.SHM_MAGIC  # what a gvCPU must not see
@@ -97,12 +112,17 @@ def test_a_gvcpu_reaches_nothing_of_an_hvcpu(place: Any, probe: Path) -> None:
     assert vm.paths.ring.read_bytes()[:8] == ring
     with vm.qmp() as qmp:
         assert qmp.require_cpc() == before
+    # Nor did it in the firmware's code; where that is, the guest has RAM of its own.
+    begin = images.entry(built.firmware)
+    assert values[abi.TRUSTED_BASE + begin] == int.from_bytes(images.UD2 * 4, "little")
+    assert values[LEAK + begin] == nothing
+    assert begin_again(vm) == "parked"
     lifecycle.discard(place, "probe")
 
 
 @pytest.mark.kvm
-def test_the_same_look_finds_trusted_memory_where_it_is_mapped_for_the_guest(
-    place: Any, probe: Path, built: Any, tmp_path: Path
+def test_the_same_look_reaches_trusted_memory_where_it_is_mapped_for_the_guest(
+    place: Any, probe: Path, built: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The negative control: without the isolation, the test above would fail."""
     leaking = tmp_path / "qemu"
@@ -112,4 +132,8 @@ def test_the_same_look_finds_trusted_memory_where_it_is_mapped_for_the_guest(
     with vm.qmp() as qmp:
         assert qmp.require_cpc()["isolated"] is False
     assert dict(look(vm))[LEAK] & 0xFFFFFFFF == abi.IMAGE_MAGIC
+    assert entry.main(["vm", "status", "probe"]) == 0
+    assert "warning: the guest itself can reach what its hvCPUs hold" in capsys.readouterr().err
+    # What it wrote there is what an hvCPU would run.
+    assert begin_again(vm) == "dead"
     lifecycle.discard(place, "probe")

@@ -23,6 +23,7 @@ from cpcctl.config.load import load
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError
 from cpcctl.host import find
+from cpcctl.host.firmware import HvcpuDead
 
 WORKS = Verdict("works", "a guest and an hvCPU answered within 0.3 s")
 MUTE = Verdict("hvcpu", "no hvCPU answered", "make firmware")
@@ -166,6 +167,12 @@ class Monitor:
         return {"accelerator": self.accelerator}
 
 
+class DeadOne:
+    """A monitor as HvcpuDead wants to know it."""
+
+    label, host = "VM a", None
+
+
 def watched(folder: Path, said: str, monitor: Monitor, seconds: float) -> Verdict:
     """The verdict on a guest that said something, and a QEMU that still runs."""
     (folder / "console.log").write_text(said)
@@ -187,6 +194,30 @@ def test_a_guest_that_kvm_gave_up(tmp_path: Path) -> None:
 def test_hvcpus_with_another_accelerator_are_no_answer(tmp_path: Path) -> None:
     found = watched(tmp_path, answer.DONE, Monitor("running", "tcg"), 20)
     assert (found.kind, found.reason) == ("hvcpu", "its hvCPUs run with tcg")
+
+
+@pytest.mark.parametrize(
+    ("raised", "seconds", "kind", "fix"),
+    [
+        (CpcError("call PING took longer"), 0.0, "hang", "cpcctl doctor (it asks again)"),
+        (CpcError("hvCPU 0 gave a short answer to ping"), 20.0, "hvcpu", "make qemu firmware"),
+        (HvcpuDead(cast(Any, DeadOne()), 0, "dead", "triple fault"), 0.0, "hvcpu", "make qemu"),
+    ],
+)
+def test_an_hvcpu_that_is_late_is_no_hvcpu_that_fails(
+    raised: CpcError, seconds: float, kind: str, fix: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A busy host is told apart: what it says is not remembered as a broken firmware."""
+    def fails(*_: object) -> None:
+        raise raised
+
+    watch = probe._Watch(cast(Any, Child()), tmp_path, seconds, "kvm")
+    monitor = Monitor("running", "kvm")
+    monkeypatch.setattr(monitor, "require_cpc", fails)
+    found = watch._call(cast(Any, monitor))
+    assert (found.kind, found.reason.startswith("guests run, but ")) == (kind, True)
+    assert fix in (found.fix or "")
 
 
 def test_a_folder_too_long_for_sockets_says_nothing_of_kvm(

@@ -108,6 +108,17 @@ def test_only_one_call_at_a_time(path: Path) -> None:
         rings.mailbox(1).post(abi.OP_PING)
 
 
+def test_what_an_hvcpu_died_of_is_no_call_to_its_next_life(path: Path) -> None:
+    """Which has answered it by then: whatever number stands there, it looks at the rest."""
+    RingFile.create(path, SMALL).close()
+    with RingFile.open(path) as rings:
+        box = rings.mailbox(0)
+        box.post(abi.OP_SEND, (1,), b"payload")
+        box.retract()
+        assert not box.pending
+        assert (box._word("op"), box._word("payload_size")) == (0, 0)
+
+
 def test_too_much_for_a_mailbox(path: Path) -> None:
     with RingFile.create(path, SMALL) as rings:
         with pytest.raises(ValueError):

@@ -20,7 +20,7 @@ from cpcctl.snp import ovmf
 from cpcctl.vm import lifecycle
 from tests.one_host import Cli
 from tests.onevm import images
-from tests.onevm.test_firmware_faults import OUTSIDE
+from tests.onevm.faulty import OUTSIDE
 from tests.patience import patient
 from tests.snp import dying_kernel
 from tests.snp.boot import BOOT_SECONDS

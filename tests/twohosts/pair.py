@@ -135,9 +135,10 @@ class Pair:
         self.built = built
         self.a = Host("host-a", self.folder / "a", built)
         self.b = Host("host-b", self.folder / "b", built)
+        self.accel: dict[str, str] = {}  # what definitions say, by name
 
     def vm(self, name: str = "t", **more: Any) -> str:
-        """Start a small guest on a and return its name."""
+        """Start a small guest on a and return its name. more: what its definition says."""
         document = {
             "name": name,
             "memory": "128M",
@@ -149,7 +150,8 @@ class Pair:
         path = self.folder / f"{name}.yaml"
         path.write_text(json.dumps(document))
         self.a.run("vm", "start", str(path))
-        accel.check(self.a.qemu_pid(name))
+        self.accel[name] = str(more.get("accel", "auto"))
+        accel.check(self.a.qemu_pid(name), self.accel[name])
         return name
 
     def receive(self, *more: str, stop_at: str = "") -> tuple[subprocess.Popen[str], str]:
@@ -191,7 +193,8 @@ class Pair:
         states = {"a": self.a.vm_state(name), "b": self.b.vm_state(name)}
         assert states[side] == "running", states
         assert states["b" if side == "a" else "a"] in ("absent", "stopped"), states
-        accel.check((self.a if side == "a" else self.b).qemu_pid(name))
+        host = self.a if side == "a" else self.b
+        accel.check(host.qemu_pid(name), self.accel.get(name, "auto"))
 
     def check_next_try(self, name: str) -> None:
         """Nothing blocks another migration, from where the guest is on a."""

@@ -13,27 +13,14 @@ from tests.onevm import images
 from tests.twohosts.pair import Pair, finish
 
 
-def start(pair: Pair, accelerator: str) -> str:
-    """A guest on a with that accelerator, whatever the run's is."""
-    document = {
-        "name": "t", "memory": "128M", "accel": accelerator, "append": "console=ttyS0 quiet",
-        "kernel": str(pair.built.vmlinuz), "initrd": str(pair.built.tiny_initrd),
-    }  # fmt: skip
-    path = pair.folder / "t.yaml"
-    path.write_text(json.dumps(document))
-    pair.a.run("vm", "start", str(path))
-    return "t"
-
-
 # Not marked kvm: TCG in the nested guest is an emulator in an emulator.
 def test_a_guest_with_tcg_goes_on_with_tcg_where_kvm_is_preferred(pair: Pair) -> None:
-    name = start(pair, "tcg")
+    name = pair.vm(accel="tcg")
     pair.b.env["CPCCTL_ACCEL"] = "kvm"
     receive, ticket = pair.receive()
     finish(pair.migrate(name, ticket), 0)
     finish(receive, 0)
     pair.check_one_side(name, "b")
-    assert not accel.kvm_files(pair.b.qemu_pid(name))
     shown = json.loads(pair.b.run("vm", "status", name, "--format", "json").stdout)
     assert shown["accel"] == "tcg"
 
@@ -43,8 +30,7 @@ def test_a_guest_with_kvm_is_refused_where_kvm_fails(pair: Pair) -> None:
     """b's QEMU is ours, but cannot have KVM: as on a host where it does not work."""
     if accel.chosen() != "kvm":
         pytest.skip("needs KVM to start from; make test-kvm runs it")
-    name = start(pair, "kvm")
-    assert "kvm-vm" in accel.kvm_files(pair.a.qemu_pid(name))
+    name = pair.vm(accel="kvm")
     qemu = Path(pair.folder / "qemu")
     words = "qemu-system-x86_64: Could not access KVM kernel module"
     qemu.write_text(

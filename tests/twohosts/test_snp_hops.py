@@ -21,6 +21,8 @@ SPARE_MIB = 1024
 TRIES = 5
 DESTROYED = "the guest is creating a vCPU anew"
 QUIET = "console=ttyS0 quiet"
+# Whatever the run's accelerator is: only this one emulates that processor.
+SNP = {"platform": "sev-snp", "accel": "tcg"}
 
 
 def available_mib() -> int:
@@ -69,7 +71,7 @@ def hop(pair: Pair, name: str) -> None:
 
 def test_ten_hops_of_an_snp_guest_under_a_writer(pair: Pair) -> None:
     name = pair.vm(
-        platform="sev-snp",
+        **SNP,
         vcpus=2,
         memory="512M",
         initrd=str(pair.built.guest_initrd),
@@ -105,7 +107,7 @@ def test_there_and_back(
     if free < 2 * memory_mib + SPARE_MIB:
         pytest.skip(f"two hosts' worth of {memory_mib} MiB need more than the {free} MiB free here")
     name = pair.vm(
-        platform="sev-snp",
+        **SNP,
         vcpus=vcpus,
         memory=f"{memory_mib}M",
         kernel=str(debian.vmlinuz),
@@ -128,7 +130,7 @@ def test_a_guest_moves_while_it_boots(pair: Pair) -> None:
 
     But for moments in which OVMF has destroyed one to create it anew; then it stays.
     """
-    name = pair.vm(platform="sev-snp", vcpus=4, memory="512M", append=QUIET)
+    name = pair.vm(**SNP, vcpus=4, memory="512M", append=QUIET)
     for _ in range(TRIES):
         receive, ticket = pair.receive()
         done = finish(pair.migrate(name, ticket), None)
