@@ -202,12 +202,13 @@ def test_neither_dumped_nor_saved_nor_loaded(
     """Which page is private is nowhere in such a state; loading one would meet them all."""
     guest = opened(platform)
     told: dict[str, str] = {}
-    for name, arguments in {
+    doors: dict[str, dict[str, Any]] = {
         "dump-guest-memory": {"paging": False, "protocol": f"file:{tmp_path}/dump"},
         "xen-save-devices-state": {"filename": f"{tmp_path}/devices", "live": False},
         "xen-load-devices-state": {"filename": f"{tmp_path}/none"},
         "migrate": {"uri": f"file:{tmp_path}/migrated"},
-    }.items():
+    }
+    for name, arguments in doors.items():
         try:
             guest.qmp().execute(name, **arguments)
             told[name] = ""

@@ -196,3 +196,15 @@ def test_what_a_host_with_the_hardware_would_run(define: Define, cli: Cli) -> No
     assert comment.split()[-1] != digest.split()[-1]
     # A shell takes it as it is printed.
     assert subprocess.run(["sh", "-n"], input=out, text=True, check=False).returncode == 0
+
+
+def test_a_reset_ends_it(place: Settings, define: Define, cli: Cli) -> None:
+    """As on silicon: nobody can put the registers back, and no hvCPU makes that otherwise."""
+    assert cli("vm", "start", str(define()))[0] == 0
+    vm = lifecycle.attach(place, "a")
+    with vm.qmp() as qmp:
+        qmp.execute("system_reset")
+    deadline = time.monotonic() + patient(20)
+    while json.loads(cli("vm", "status", "a", "--format", "json")[1])["state"] == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
