@@ -102,6 +102,25 @@ def platform_call(call: int, answer: int) -> str:
     return words
 
 
+# What the firmware asked of an SEV-SNP processor or its host; see docs/abi.md.
+HARDWARE: dict[int, str] = {
+    1: "PVALIDATE", 2: "RMPADJUST", 3: "a request to the hypervisor", 4: "a page state change",
+    5: "the creation of a vCPU", 6: "a page that became unreadable",
+    7: "a page that cannot be where the host says", 8: "RMPQUERY",
+}  # fmt: skip
+UNCHANGED = 0x100
+
+
+def hardware(what: int, answer: int) -> str:
+    """"RMPQUERY (8, 0x100): ...": what failed, and the processor's or the host's answer."""
+    words = f"{HARDWARE.get(what, 'UNKNOWN')} ({what}, {answer:#x})"
+    if (what, answer) == (1, UNCHANGED):
+        words += ": the page was in that state already; the host has hidden or exchanged it"
+    if (what, answer) == (8, UNCHANGED):
+        words += ": the page that the host named for a gvCPU is no save area"
+    return words
+
+
 def suites(mask: int) -> list[str]:
     """Names of the suites in a mask, lowest number first."""
     return [name for suite, name in sorted(SUITE_NAMES.items()) if mask & abi.SUITE_BIT(suite)]

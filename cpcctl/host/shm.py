@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpcctl import abi
-from cpcctl.abi_status import NAMES, OP_NAMES, describe, platform_call
+from cpcctl.abi_status import NAMES, OP_NAMES, describe, hardware, platform_call
 from cpcctl.errors import CpcError, ExitCode, reason
 
 
@@ -75,6 +75,8 @@ class CallError(CpcError):
             words += f", vector {vector} at {ip:#x}, address {address:#x}"
         if reply.status == abi.S_PLATFORM:
             words += f", {platform_call(reply.result[0], reply.result[1])}"
+        if reply.status == abi.S_HARDWARE:
+            words += f", {hardware(reply.result[0], reply.result[1])}"
         super().__init__(
             f"call {OP_NAMES.get(op, hex(op))} on hvCPU {hvcpu} failed", cause=words, host=host
         )

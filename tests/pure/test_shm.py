@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cpcctl import abi
-from cpcctl.abi_status import platform_call
+from cpcctl.abi_status import hardware, platform_call
 from cpcctl.errors import CpcError
 from cpcctl.host.shm import CallError, Layout, RingFile
 
@@ -169,6 +169,18 @@ def test_platform_errors_name_the_call(path: Path) -> None:
     assert error.cause == "PLATFORM (500): the platform refused, FREEZE BAD_STATE (5, 2)"
     assert platform_call(abi.PCALL_GVCPU, abi.P_BAD_STATE).endswith("in this moment, try again")
     assert platform_call(99, 98) == "UNKNOWN UNKNOWN (99, 98)"
+
+
+def test_hardware_errors_name_what_was_asked(path: Path) -> None:
+    with RingFile.create(path, SMALL) as rings:
+        box = abi.Mailbox(status=abi.S_HARDWARE)
+        box.result[0], box.result[1] = 2, 3
+        write(path, 0, box)
+        error = CallError(0, abi.OP_FREEZE, rings.mailbox(0).reply())
+    assert error.cause is not None and error.cause.endswith(", RMPADJUST (2, 0x3)")
+    assert hardware(8, 0x100).endswith("is no save area")
+    assert hardware(1, 0x100).startswith("PVALIDATE (1, 0x100): the page was in that state")
+    assert hardware(99, 0) == "UNKNOWN (99, 0x0)"
 
 
 def test_bytes_go_through_a_ring_and_wrap(path: Path) -> None:
