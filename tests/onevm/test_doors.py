@@ -72,7 +72,8 @@ QMP: list[tuple[str, dict[str, Any]]] = [
 HMP = [
     "x /4x 0", "xp /4x 0", "info registers", "info registers -a", "info tlb", "info mem",
     "gdbserver tcp:127.0.0.1:0", "gpa2hva 0", "gva2gpa 0", "savevm x", "log cpu,fpu",
-    "logfile FILE", "trace-event exec* on", f"qom-set {DEVICE} realized false",
+    "logfile FILE", "trace-event exec* on", "log in_asm", "sum 0 64", "loadvm x",
+    f"qom-set {DEVICE} realized false",
 ]
 
 

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,13 +44,35 @@ def wait_ready(pair: Pair, shell: Console, name: str) -> None:
     shell.wait_ready(log, patient(READY_SECONDS))
 
 
+DOORS: list[tuple[str, dict[str, Any]]] = [
+    ("pmemsave", {"val": 0, "size": 4096, "filename": "FILE"}),
+    ("memsave", {"val": 0, "size": 4096, "filename": "FILE"}),
+    ("dump-guest-memory", {"paging": False, "protocol": "file:FILE"}),
+    ("migrate", {"uri": "file:FILE"}),
+    ("xen-save-devices-state", {"filename": "FILE"}),
+    ("cont", {}),
+]
+HMP_DOORS = ["x /4x 0", "xp /4x 0", "sum 0 4", "info registers", "gdbserver tcp:127.0.0.1:0"]
+SHUT = "not for the host|registers are encrypted|memory is private|cannot be saved|frozen"
+
+
 def check_denied(host: Host, name: str) -> None:
-    """The monitor does not read that guest's memory, and no device has met a private page."""
+    """The monitor has no way to that guest's memory and registers, nor to run it, and no device
+    has met a private page."""
     with Qmp.connect(host.folder / "r" / "vms" / name / "qmp.sock") as qmp:
         image = host.folder / "image"
-        with pytest.raises(QmpError) as refused:
-            qmp.execute("pmemsave", val=0, size=4096, filename=str(image))
-        assert "not for the host" in str(refused.value.cause)
+        for command, arguments in DOORS:
+            told: dict[str, Any] = {
+                key: value.replace("FILE", str(image)) if isinstance(value, str) else value
+                for key, value in arguments.items()
+            }
+            with pytest.raises(QmpError) as refused:
+                qmp.execute(command, **told)
+            assert re.search(SHUT, str(refused.value.cause)), refused.value.cause
+        for line in HMP_DOORS:
+            hmp: dict[str, Any] = {"command-line": line}
+            answer = str(qmp.execute("human-monitor-command", **hmp))
+            assert re.search(SHUT, answer), (line, answer)
         assert not image.exists()
         counted = qmp.execute("query-sev-emulation")
         assert counted["writes-denied"] == 0 and counted["reads-scrambled"] == 0
