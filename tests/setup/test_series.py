@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -49,6 +50,20 @@ def test_every_patch_says_why() -> None:
         head = (PATCHES / name).read_text(errors="replace").split("\n---\n")[0].split("\ndiff ")[0]
         body = head.split("\n\n", 1)[1] if "\n\n" in head else ""
         assert len(body.split()) >= 10, f"{name}: its header does not say why"
+
+
+def test_the_emulation_stands_alone() -> None:
+    """The patches before the first one about hvCPUs are of use to whoever wants only those."""
+    names = series()
+    first = next(i for i, name in enumerate(names) if "hvCPUs" in name)
+    alone = names[:first]
+    assert any("attestation-reports" in name for name in alone)
+    for name in alone:
+        added = [
+            line for line in (PATCHES / name).read_text(errors="replace").splitlines()
+            if line.startswith("+") and re.search(r"hvcpu|\bcpc", line, re.I)
+        ]  # fmt: skip
+        assert not added, f"{name}: {added}"
 
 
 @pytest.mark.slow
