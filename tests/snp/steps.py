@@ -69,6 +69,7 @@ class Op(IntEnum):
     MOVES = 16
     COUNT = 17
     DUMP = 18
+    COPY = 19
 
 
 class Entry(IntEnum):
@@ -264,6 +265,10 @@ def dump(address: int, length: int) -> Step:
     return Step(Op.DUMP, address, length)
 
 
+def copy(to: int, source: int, length: int) -> Step:
+    return Step(Op.COPY, to, source, length)
+
+
 def _packed(steps: Sequence[Step]) -> bytes:
     out = b"".join(struct.pack("<QQQQ", s.op, s.a, s.b, s.c) for s in [*steps, Step(Op.END)])
     assert len(out) <= LIST_BYTES, "too many steps"
@@ -314,14 +319,16 @@ class Run:
         assert [row[1] for row in mine] == list(range(len(mine))), "it has started over"
         return [Result(*row[2:]) for row in mine]
 
-    def memory(self) -> list[dict[int, bytes]]:
-        """What each dump() showed, 32 bytes an address."""
-        dumps: list[dict[int, bytes]] = []
+    def memory(self) -> list[bytes]:
+        """What each dump() showed."""
+        dumps: list[bytes] = []
+        after = 0
         for line in re.findall(r"^= ([0-9a-f ]+)\n", self.console(), re.M):
             address, *words = (int(word, 16) for word in line.split())
-            if not dumps or address - 32 not in dumps[-1]:
-                dumps.append({})
-            dumps[-1][address] = struct.pack("<4Q", *words)
+            if address != after:
+                dumps.append(b"")
+            dumps[-1] += struct.pack("<4Q", *words)
+            after = address + 32
         return dumps
 
     def wait(self, steps: int) -> None:

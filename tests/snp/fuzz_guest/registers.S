@@ -6,6 +6,7 @@
  *   0x000  general registers by number, but for RSP; 0x080  as FXSAVE64 has it
  *   0x280  YMM0 to 15; 0x480  MSRs, each number and value, to a number 0
  *   0x560  DR0 to 3, DR6, CR2, PKRU (-1: not there), RFLAGS
+ *   0x5a0  what FLD pushes then; stored, as FNSTENV has it
  *
  * The word at SPINS counts how often it has loaded, AFTER + 0xff8 how often stored.
  */
@@ -40,6 +41,7 @@
         .macro  load_all
         mov     $PATTERNS, %esp
         fxrstor64 0x80(%rsp)
+        fldt    0x5a0(%rsp)
         .irp    n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
         vmovdqu 0x280 + \n * 32(%rsp), %ymm\n
         .endr
@@ -92,6 +94,7 @@ halt_with_patterns:
         pop     AFTER + 0x598
         cld
         fxsave64 AFTER + 0x80
+        fnstenv AFTER + 0x5a0
         .irp    n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
         vmovdqu %ymm\n, AFTER + 0x280 + \n * 32
         .endr

@@ -10,7 +10,7 @@
 /* In the order of Op in steps.py. */
 enum op {
     END, PVALIDATE, RMPADJUST, RMPQUERY, GRANT, READ, WRITE, CALL, REQUEST, PREPARE, VMGEXIT,
-    CHANGE, MSR, SAVE_AREA, UNTIL, PAUSE, MOVES, COUNT, DUMP,
+    CHANGE, MSR, SAVE_AREA, UNTIL, PAUSE, MOVES, COUNT, DUMP, COPY,
 };
 
 struct step { u64 op, a, b, c; };
@@ -241,6 +241,11 @@ static void one(struct result *r, struct cpu *c, const struct step *s)
         for (;;) {
             (*at(s->a))++;      /* no PAUSE: that leaves the guest */
         }
+    case COPY:
+        for (r->more[0] = 0; r->more[0] < s->c; r->more[0] += 8) {
+            *at(s->a + r->more[0]) = *at(s->b + r->more[0]);
+        }
+        break;
     case DUMP:
         dump(c, s->a, s->b);
         break;
