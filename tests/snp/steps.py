@@ -246,13 +246,18 @@ def pause(ticks: int = TICKS) -> Step:
 
 
 def moves(address: int) -> Step:
-    """What is there changes, as a vCPU that runs does it."""
-    return Step(Op.MOVES, address, 1, TICKS // 8, {"value": 1})
+    """What is there changes, as a vCPU that runs does it; at last."""
+    return Step(Op.MOVES, address, 1, 200, {"value": 1})
 
 
 def rests(address: int) -> Step:
-    """What is there comes to rest."""
-    return Step(Op.MOVES, address, 0, TICKS, {"value": 0})
+    """What is there comes to rest, soon."""
+    return Step(Op.MOVES, address, 0, 50, {"value": 0})
+
+
+def still(address: int) -> Step:
+    """What is there is at rest."""
+    return Step(Op.MOVES, address, 0, 1, {"value": 0})
 
 
 def count(address: int) -> Step:

@@ -13,6 +13,7 @@ from tests.snp.guest_image import MEMORY
 from tests.snp.steps import (
     AP_CREATION,
     BAD_INPUT,
+    BUFFER,
     FAIL_INUSE,
     FAIL_PERMISSION,
     FIRST,
@@ -21,9 +22,12 @@ from tests.snp.steps import (
     INIT,
     KERNEL_EXEC,
     NPF,
+    PSC_REQUEST,
     READ,
     SAVE_AREA,
     SECOND,
+    SHARED,
+    SHARED_PAGE,
     SIPI,
     SPINS,
     USER_EXEC,
@@ -50,12 +54,15 @@ from tests.snp.steps import (
     rmpquery,
     save_area,
     signal,
+    still,
     until,
     vmgexit,
     write,
 )
 
 PAGE = MEMORY["PLAY"]
+OTHER = MEMORY["CANARY"]  # validated, and nothing is there
+XCR0 = 0x3E8
 BEGIN = [save_area(VMSA), rmpadjust(VMSA, 1 | SAVE_AREA)]
 VCPUS: dict[str, Steps] = {
     "a save area in use": [
@@ -72,10 +79,34 @@ VCPUS: dict[str, Steps] = {
         *signal(INIT), rests(SPINS), *signal(SIPI), moves(SPINS),
     ],
     "destroyed, it does not come back by INIT and SIPI": [
-        *BEGIN, create(VMSA), moves(SPINS), create(VMSA, kind=2), rests(SPINS),
-        *signal(INIT), *signal(SIPI), pause(), rests(SPINS),
-        *signal(INIT), *signal(SIPI), *signal(SIPI), pause(), rests(SPINS),
+        *BEGIN, create(VMSA), moves(SPINS), create(VMSA, kind=2), still(SPINS),
+        *signal(INIT), *signal(SIPI), pause(), still(SPINS),
+        *signal(SIPI), pause(), still(SPINS),
         create(VMSA), moves(SPINS),
+    ],
+    "destroyed, no SIPI alone brings it back": [
+        *BEGIN, create(VMSA), moves(SPINS), create(VMSA, kind=2), still(SPINS),
+        *signal(SIPI), pause(), still(SPINS),
+    ],
+    "refused by VMRUN, it does not come by INIT and SIPI": [
+        save_area(VMSA), write(VMSA + XCR0, 1 | 1 << 40), rmpadjust(VMSA, 1 | SAVE_AREA),
+        create(VMSA).gives(), pause(), *signal(INIT), *signal(SIPI), pause(),
+        read(SPINS).gives(value=0),
+    ],
+    "a SIPI means nothing while it runs": [
+        *BEGIN, create(VMSA), moves(SPINS), *signal(SIPI), pause(), moves(SPINS),
+    ],
+    "created again, with another save area": [
+        *BEGIN, create(VMSA), moves(SPINS),
+        save_area(OTHER), rmpadjust(OTHER, 1 | SAVE_AREA), create(OTHER), pause(), moves(SPINS),
+        failed(rmpadjust(OTHER, 1), FAIL_INUSE), rmpadjust(VMSA, 1), moves(SPINS),
+    ],
+    "a save area in use is nobody else's": [
+        *BEGIN, create(VMSA), moves(SPINS), read(SHARED + VMSA).faults(NPF),
+        moves(SPINS), write(SHARED + VMSA, 0).faults(NPF),
+        # Whatever the hypervisor answers to that.
+        moves(SPINS), change(BUFFER, 0), change(BUFFER + 8, VMSA | SHARED_PAGE),
+        request(PSC_REQUEST), moves(SPINS), failed(rmpadjust(VMSA, 1), FAIL_INUSE),
     ],
     "created for the next INIT": [
         *BEGIN, create(VMSA, kind=0), rests(SPINS), read(SPINS).gives(value=0),
@@ -105,7 +136,7 @@ def test_a_second_vcpu(name: str, follow: Follow) -> None:
 # What VMRUN refuses (volume 2, 15.5.1): offset in the save area, and the value.
 REFUSED = {
     "EFER without SVME": (0xD0, 0x500),
-    "a reserved bit of XCR0": (0x3E8, 1 | 1 << 40),
+    "a reserved bit of XCR0": (XCR0, 1 | 1 << 40),
     "a reserved bit of CR4": (0x148, 0x20 | 1 << 63),
     "a reserved bit of XSS": (0x140, 1 << 62),
     "a reserved bit of EFER": (0xD0, 0x1500 | 1 << 63),

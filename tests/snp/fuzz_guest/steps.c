@@ -128,12 +128,12 @@ static void pause(u64 ticks)
     }
 }
 
-/* Whether it changes; wanted: look again and again until it does, or does not. */
-static u64 moves(u64 address, u64 wanted, u64 ticks)
+/* Whether it changes; looks more than once where that is not what is wanted. */
+static u64 moves(u64 address, u64 wanted, u64 looks)
 {
-    u64 changed = !wanted, before, turn;
+    u64 ticks = 1 << 26, changed = !wanted, before, turn;
 
-    for (turn = 0; turn < 100 && changed != wanted; turn++) {
+    for (turn = 0; turn < looks && changed != wanted; turn++) {
         before = *at(address);
         pause(ticks);
         changed = *at(address) != before;
