@@ -196,6 +196,26 @@ ACCESSES: dict[str, Steps] = {
         *psc(PAGE | SHARED_PAGE),
         read(SHARED + PAGE).other_than(FIRST), read(SHARED + PAGE).other_than(SECOND),
     ],
+    "shared, then private for the first time": [
+        write(SHARED + PAGE, FIRST), write(SHARED + PAGE + 0x800, FIRST),
+        *psc(PAGE | PRIVATE), pvalidate(PAGE),
+        read(PAGE).other_than(FIRST), read(PAGE + 0x800).other_than(FIRST),
+    ],
+    "made private twice": [
+        pvalidate(PAGE), write(PAGE, FIRST), *psc(PAGE | PRIVATE), read(PAGE).gives(value=FIRST),
+        pvalidate(PAGE).gives(eax=0, zf=1, cf=1),
+    ],
+    "made shared twice": [
+        pvalidate(PAGE), *psc(PAGE | SHARED_PAGE), write(SHARED + PAGE, FIRST),
+        *psc(PAGE | SHARED_PAGE), read(SHARED + PAGE).gives(value=FIRST),
+    ],
+    "2 MiB, private, shared, private": [
+        *psc(BIG | PRIVATE | LARGE), pvalidate(BIG, 1), write(BIG, FIRST),
+        write(BIG + 0x1FFFF8, FIRST), *psc(BIG | SHARED_PAGE | LARGE),
+        read(SHARED + BIG).other_than(FIRST), read(SHARED + BIG + 0x1FFFF8).other_than(FIRST),
+        *psc(BIG | PRIVATE | LARGE), read(BIG + 0x1000).faults(NOT_VALIDATED, cr2=BIG + 0x1000),
+        pvalidate(BIG, 1).gives(eax=0, zf=1, cf=0), read(BIG + 0x1FFFF8).other_than(FIRST),
+    ],
     "page tables are private whatever the C-bit says": [
         # The ninth GiB: a table that is not validated, then one that is, with 2 MiB at 0.
         write(DIRECTORIES + 8 * 8, PAGE | C_BIT | PRESENT),
@@ -270,6 +290,14 @@ REQUESTS: dict[str, Steps] = {
         change(BUFFER + 16, BIG + 0x1000 | PRIVATE | LARGE),
         request(PSC_REQUEST).gives(info1=0, info2=1 << 32 | 2),
         read(SHARED + GHCB + BUFFER).gives(value=1 | 1 << 16),
+    ],
+    "a list that is gone on with": [
+        change(BUFFER, 1 | 1 << 16), change(BUFFER + 8, PAGE | PRIVATE),
+        change(BUFFER + 16, PAGE + 0x1000 | PRIVATE),
+        request(PSC_REQUEST).gives(info1=0, info2=0),
+        write(SHARED + PAGE, FIRST), read(SHARED + PAGE).gives(value=FIRST),
+        pvalidate(PAGE + 0x1000), write(PAGE + 0x1000, FIRST),
+        read(PAGE + 0x1000).gives(value=FIRST),
     ],
     "a list that is too long": [
         change(BUFFER, 253 << 16), request(PSC_REQUEST).gives(info1=0, info2=1 << 32 | 1),

@@ -42,6 +42,7 @@ from tests.snp.steps import (
     failed,
     grant,
     moves,
+    msr,
     pause,
     prepare,
     pvalidate,
@@ -63,6 +64,7 @@ from tests.snp.steps import (
 PAGE = MEMORY["PLAY"]
 OTHER = MEMORY["CANARY"]  # validated, and nothing is there
 XCR0 = 0x3E8
+AP_RESET_HOLD, AP_RESET_HOLD_BY_PAGE = 0x006, 0x80000004
 BEGIN = [save_area(VMSA), rmpadjust(VMSA, 1 | SAVE_AREA)]
 VCPUS: dict[str, Steps] = {
     "a save area in use": [
@@ -131,6 +133,20 @@ VCPUS: dict[str, Steps] = {
 @pytest.mark.parametrize("name", VCPUS)
 def test_a_second_vcpu(name: str, follow: Follow) -> None:
     follow(VCPUS[name], [count(SPINS)]).check()
+
+
+def test_a_vcpu_that_waits(follow: Follow) -> None:
+    """AP_RESET_HOLD by MSR and by GHCB page: the answer is there when the SIPI has come."""
+    first = [*BEGIN, create(VMSA)]
+    for word in (1, 2):
+        first += [
+            until(FLAG, word), pause(), read(FLAG).gives(value=word), *signal(INIT), *signal(SIPI),
+        ]  # fmt: skip
+    second = [
+        write(FLAG, 1), msr(AP_RESET_HOLD).gives(value=AP_RESET_HOLD + 1 | 1 << 12),
+        write(FLAG, 2), request(AP_RESET_HOLD_BY_PAGE).gives(info1=0, info2=1), write(FLAG, 3),
+    ]  # fmt: skip
+    follow([*first, until(FLAG, 3), pause()], second).check()
 
 
 # What VMRUN refuses (volume 2, 15.5.1): offset in the save area, and the value.
