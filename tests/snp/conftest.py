@@ -18,6 +18,7 @@ from cpcctl.setup.kernels import Kernel
 from tests.one_host import Cli, command_line, one_host
 from tests.snp import asking
 from tests.snp.boot import OBJECTS, Guest, Parts, command
+from tests.snp.steps import Follow, Run, Steps
 
 Start = Callable[[str], Guest]
 Launch = Callable[[list[str]], Guest]
@@ -47,6 +48,16 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
     yield begin
     for guest in guests:
         guest.end()
+
+
+@pytest.fixture
+def follow(parts: Parts, launch: Launch, tmp_path: Path) -> Follow:
+    """follow(steps, ...): a guest that follows them; the rest as for Run."""
+
+    def begin(first: Steps, second: Steps | None = None, **rest: Any) -> Run:
+        return Run(parts, launch, tmp_path, first, second, **rest)
+
+    return begin
 
 
 @pytest.fixture

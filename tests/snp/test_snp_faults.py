@@ -13,7 +13,7 @@ import pytest
 
 from cpcctl.host.qmp import QmpError
 from tests.patience import patient
-from tests.snp import fuzz_image
+from tests.snp import fuzz_image, guest_image
 from tests.snp.boot import MEMORY_MIB, OBJECTS, Guest, Parts, command
 from tests.snp.fuzz_image import Mode
 
@@ -206,7 +206,7 @@ def ending(parts: Parts, folder: Path, mode: Mode, end: int = 0) -> list[str]:
     """A guest that does nothing but end itself."""
     firmware = folder / "firmware"
     firmware.write_bytes(fuzz_image.image(1, mode, end))
-    base = fuzz_image.arguments(parts.qemu, parts.qemu_data, firmware)
+    base = guest_image.arguments(parts.qemu, parts.qemu_data, firmware)
     return [*base, "-serial", "null", *STAYS, "-S"]
 
 

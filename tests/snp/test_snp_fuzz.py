@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.patience import patient
-from tests.snp import fuzz_image
+from tests.snp import fuzz_image, guest_image
 from tests.snp.boot import Guest, Parts
 from tests.snp.fuzz_image import Mode
 
@@ -56,7 +56,7 @@ class Fuzzer:
         self.reports.unlink(missing_ok=True)
         return self.launch(
             [
-                *fuzz_image.arguments(self.parts.qemu, self.parts.qemu_data, firmware),
+                *guest_image.arguments(self.parts.qemu, self.parts.qemu_data, firmware),
                 "-serial", "null", "-debugcon", f"file:{self.reports}", "-object",
                 f"memory-backend-file,id=canary,size={CANARY},share=on,mem-path={self.canary}",
                 *more,

@@ -6,13 +6,7 @@
  * a line after every so many turns, what it has done, and BAD when private
  * pages have changed that only the host could have changed.
  */
-#include <stdint.h>
-#include "memory.h"
-
-typedef uint8_t u8;
-typedef uint16_t u16;
-typedef uint32_t u32;
-typedef uint64_t u64;
+#include "guest.h"
 
 enum mode { RACE, WILD_VMSA, END_BY_MSR, END_BY_PAGE, SPOIL, WINDOW };
 
@@ -29,20 +23,6 @@ struct cpu {
 };
 
 #define REPORT_TURNS 512
-#define PORT 0xe9
-#define EXIT_IO 0x7b
-#define EXIT_AP_CREATION 0x80000013u
-#define EXIT_PSC 0x80000010u
-#define EXIT_TERMINATE 0x8000fffeu
-
-enum {
-    RAX = 0x1f8, RCX = 0x308, RDX = 0x310, RBX = 0x318, CODE = 0x390, INFO1 = 0x398,
-    INFO2 = 0x3a0, SCRATCH = 0x3a8, VALID = 0x3f0, BUFFER = 0x800,
-    VERSION = 0xffa, USAGE = 0xffc,
-};
-
-extern const char gdt[], caught[], caught_with_code[];
-void fuzz(void);
 static void turns(struct cpu *c);
 
 static u64 rnd(struct cpu *c)
@@ -61,31 +41,9 @@ static int seldom(struct cpu *c, u32 n)
     return (u32)rnd(c) % n == 0;
 }
 
-static volatile u64 *at(u64 address)
-{
-    return (volatile u64 *)address;
-}
-
 static volatile u8 *ghcb(struct cpu *c)
 {
     return (volatile u8 *)(SHARED + c->ghcb);
-}
-
-static void put(struct cpu *c, int field, u64 value)
-{
-    *(volatile u64 *)(ghcb(c) + field) = value;
-}
-
-/* Around an instruction that may raise an exception: %[raised] says whether it did. */
-#define TRY(instruction)                                                      \
-    "xor %%r13d, %%r13d; lea 1f(%%rip), %%r14\n" instruction                  \
-    "\n1: mov %%r13, %[raised]"
-#define TRY_CLOBBERS "r13", "r14", "cc", "memory"
-
-static void msr_exit(u64 value)
-{
-    __asm__ volatile("wrmsr; rep; vmmcall" : : "c"(0xc0010130), "a"((u32)value),
-                     "d"((u32)(value >> 32)) : "memory");
 }
 
 static void page_exit(struct cpu *c)
@@ -100,7 +58,7 @@ static void pvalidate(struct cpu *c, u64 va, u64 size, u64 validate)
     __asm__ volatile(TRY(".byte 0xf2, 0x0f, 0x01, 0xff")
                      : "+a"(va), [raised] "=&S"(raised) : "c"(size), "d"(validate)
                      : TRY_CLOBBERS);
-    c->done[CAUGHT] += raised;
+    c->done[CAUGHT] += raised != 0;
 }
 
 static void rmpadjust(struct cpu *c, u64 va, u64 size, u64 attributes)
@@ -110,7 +68,7 @@ static void rmpadjust(struct cpu *c, u64 va, u64 size, u64 attributes)
     __asm__ volatile(TRY(".byte 0xf3, 0x0f, 0x01, 0xfe")
                      : "+a"(va), [raised] "=&S"(raised) : "c"(size), "d"(attributes)
                      : TRY_CLOBBERS);
-    c->done[CAUGHT] += raised;
+    c->done[CAUGHT] += raised != 0;
 }
 
 /* A page whose state may change. */
@@ -164,8 +122,8 @@ static void psc_list(struct cpu *c)
         list[1 + i] = (large ? gpa & ~0x1fffffULL : gpa) |
                       (u64)(1 + ((r >> 3) & 1)) << 52 | large << 56;
     }
-    put(c, SCRATCH, c->ghcb + BUFFER);
-    put(c, CODE, EXIT_PSC);
+    put(c->ghcb, SCRATCH, c->ghcb + BUFFER);
+    put(c->ghcb, CODE, EXIT_PSC);
 }
 
 static void page_request(struct cpu *c)
@@ -181,32 +139,32 @@ static void page_request(struct cpu *c)
     u32 i;
 
     for (i = RAX; i < 0x400; i += 8) {
-        put(c, i, rnd(c));
+        put(c->ghcb, i, rnd(c));
     }
     for (i = BUFFER; i < BUFFER + 0x100; i += 8) {
-        put(c, i, rnd(c));
+        put(c->ghcb, i, rnd(c));
     }
     *(volatile u16 *)(g + VERSION) = seldom(c, 64) ? (u16)r : 2;
     *(volatile u32 *)(g + USAGE) = seldom(c, 64) ? (u32)r : 0;
     if (!seldom(c, 8)) {
-        put(c, VALID, ~0ULL);
-        put(c, VALID + 8, ~0ULL);
+        put(c->ghcb, VALID, ~0ULL);
+        put(c->ghcb, VALID + 8, ~0ULL);
     }
-    put(c, CODE, codes[r & 31]);
-    put(c, INFO1, anywhere(c));
-    put(c, INFO2, r & 0x100 ? anywhere(c) & ~0xfffULL : rnd(c) & 0x1f);
-    put(c, RAX, r & 0x200 ? anywhere(c) & ~0xfffULL : rnd(c));
-    put(c, SCRATCH, r & 0x400 ? anywhere(c) : c->ghcb + BUFFER);
+    put(c->ghcb, CODE, codes[r & 31]);
+    put(c->ghcb, INFO1, anywhere(c));
+    put(c->ghcb, INFO2, r & 0x100 ? anywhere(c) & ~0xfffULL : rnd(c) & 0x1f);
+    put(c->ghcb, RAX, r & 0x200 ? anywhere(c) & ~0xfffULL : rnd(c));
+    put(c->ghcb, SCRATCH, r & 0x400 ? anywhere(c) : c->ghcb + BUFFER);
     if (codes[r & 31] == EXIT_IO) {
         u64 port = rnd(c) & 0xffff;
 
         /* Not the port that reports go to. */
-        put(c, INFO1, ((port & ~7ULL) == (PORT & ~7) ? 0x80 : port) << 16 | (rnd(c) & 0x7f));
-        put(c, INFO2, rnd(c) & 0x1fff);
+        put(c->ghcb, INFO1, ((port & ~7ULL) == (PORT & ~7) ? 0x80 : port) << 16 | (rnd(c) & 0x7f));
+        put(c->ghcb, INFO2, rnd(c) & 0x1fff);
     } else if (codes[r & 31] == 0x7c) {
-        put(c, INFO1, r >> 9 & 1);
+        put(c->ghcb, INFO1, r >> 9 & 1);
     } else if (codes[r & 31] == EXIT_AP_CREATION) {
-        put(c, INFO1, (rnd(c) & 0x300030003) | 4);      /* a request that there is not */
+        put(c->ghcb, INFO1, (rnd(c) & 0x300030003) | 4);      /* a request that there is not */
     } else if (codes[r & 31] == EXIT_PSC && (r & 0x800)) {
         psc_list(c);
     }
@@ -221,7 +179,7 @@ static void msr_request(struct cpu *c)
     u64 value = request == 0x014 ? page(c) | (rnd(c) & 15) << 52 : rnd(c) & ~0xfffULL;
 
     msr_exit(value | request);
-    msr_exit(c->ghcb | 0x012);  /* register again: 0x012 may have changed it */
+    msr_exit(c->ghcb | REGISTER);  /* register again: 0x012 may have changed it */
     c->done[MSRS] += 2;
 }
 
@@ -241,48 +199,16 @@ static void touch(struct cpu *c)
         __asm__ volatile(TRY("mov %%al, (%%rdi)") : "+a"(value), [raised] "=&S"(raised)
                          : "D"(va) : TRY_CLOBBERS);
     }
-    c->done[CAUGHT] += raised;
+    c->done[CAUGHT] += raised != 0;
     c->done[TOUCHES]++;
 }
 
-static void segment(u64 where, u64 selector, u64 attributes)
-{
-    *at(where) = selector | attributes << 16 | 0xffffffffULL << 32;
-    *at(where + 8) = 0;
-}
-
 /* Where the second vCPU starts: turns(second), as this one runs. */
-static void fill_vmsa(struct cpu *c, u64 mode)
+static void fill_second(struct cpu *c, u64 mode)
 {
     u32 i;
 
-    for (i = 0; i < 0x1000; i += 8) {
-        *at(VMSA + i) = 0;
-    }
-    for (i = 0; i < 6; i++) {
-        segment(VMSA + i * 16, i == 1 ? 0x18 : 0x10, i == 1 ? 0xa9b : 0xc93);
-    }
-    *at(VMSA + 0x60) = (u64)31 << 32;                   /* GDTR */
-    *at(VMSA + 0x68) = (u64)gdt;
-    segment(VMSA + 0x70, 0, 0x82);
-    *at(VMSA + 0x80) = (u64)0xfff << 32;                /* IDTR */
-    *at(VMSA + 0x88) = IDT;
-    segment(VMSA + 0x90, 0, 0x8b);
-    *at(VMSA + 0xd0) = 0x1500;                          /* EFER: SVME LMA LME */
-    *at(VMSA + 0x148) = 0x20;                           /* CR4 */
-    *at(VMSA + 0x150) = TABLES;
-    *at(VMSA + 0x158) = 0x80000011;                     /* CR0 */
-    *at(VMSA + 0x160) = 0x400;
-    *at(VMSA + 0x168) = 0xffff0ff0;
-    *at(VMSA + 0x170) = 2;
-    *at(VMSA + 0x178) = (u64)turns;
-    *at(VMSA + 0x1d8) = STACK1 - 8;
-    *at(VMSA + 0x268) = 0x0007040600070406;
-    *at(VMSA + 0x338) = CPUS + 0x1000;                  /* RDI */
-    *at(VMSA + 0x3b0) = 1;                              /* SEV_FEATURES */
-    *at(VMSA + 0x3e8) = 1;
-    *at(VMSA + 0x408) = 0x1f80;
-    *at(VMSA + 0x410) = 0x37f;
+    fill_vmsa(VMSA, (u64)turns, STACK1 - 8, CPUS + 0x1000);
     for (i = 0; mode == WILD_VMSA && i < 1 + (u32)c->random % 4; i++) {
         *at(VMSA + rnd(c) % (0x670 / 8) * 8) = rnd(c) & (rnd(c) & 1 ? ~0ULL : rnd(c));
     }
@@ -295,24 +221,10 @@ static void fill_vmsa(struct cpu *c, u64 mode)
     }
 }
 
-/* A request that is as it should be. */
-static void request(struct cpu *c, u32 code, u64 info1, u64 info2, u64 rax)
-{
-    *(volatile u16 *)(ghcb(c) + VERSION) = 2;
-    *(volatile u32 *)(ghcb(c) + USAGE) = 0;
-    put(c, VALID, ~0ULL);
-    put(c, VALID + 8, ~0ULL);
-    put(c, CODE, code);
-    put(c, INFO1, info1);
-    put(c, INFO2, info2);
-    put(c, RAX, rax);
-    page_exit(c);
-}
-
 static void ap_request(struct cpu *c, u64 what, u64 vmpl, u64 vmsa)
 {
-    request(c, EXIT_AP_CREATION, what | vmpl << 16 | 1ULL << 32, vmsa, 1);
-    c->done[CREATED] += what == 1 && (u32)*(volatile u64 *)(ghcb(c) + INFO1) == 0;
+    request(c->ghcb, EXIT_AP_CREATION, what | vmpl << 16 | 1ULL << 32, vmsa, 1);
+    c->done[CREATED] += what == 1 && (u32)get(c->ghcb, INFO1) == 0;
 }
 
 static void second_vcpu(struct cpu *c, u64 mode)
@@ -324,21 +236,9 @@ static void second_vcpu(struct cpu *c, u64 mode)
     second->ghcb = GHCBS + 0x1000;
     second->second = 1;
     rmpadjust(c, VMSA, 0, 1);
-    fill_vmsa(c, mode);
+    fill_second(c, mode);
     rmpadjust(c, VMSA, 0, 1 | 1 << 16);
     ap_request(c, 1, *(volatile u8 *)(VMSA + 0xca) & 15, VMSA);
-}
-
-static void say(struct cpu *c, const volatile u8 *text, u32 length)
-{
-    volatile u8 *g = ghcb(c);
-    u32 i;
-
-    for (i = 0; i < length; i++) {
-        g[BUFFER + i] = text[i];
-    }
-    put(c, SCRATCH, c->ghcb + BUFFER);
-    request(c, EXIT_IO, PORT << 16 | 1 << 4 | 1 << 2, length, 0);
 }
 
 static u64 pattern(u64 address)
@@ -350,27 +250,21 @@ static void report(struct cpu *c)
 {
     struct cpu *both = (struct cpu *)CPUS, *second = (struct cpu *)(CPUS + 0x1000);
     volatile u8 line[KINDS * 17 + 1];
-    u32 i, digit, n = 0;
+    u32 i, n = 0;
     u64 address;
 
     for (i = 0; i < KINDS; i++) {
-        u64 value = both->done[i] + second->done[i];
-
-        for (digit = 0; digit < 16; digit++) {
-            u8 nibble = value >> (60 - 4 * digit) & 15;
-
-            line[n++] = nibble < 10 ? '0' + nibble : 'a' + nibble - 10;
-        }
+        n += hex(line + n, both->done[i] + second->done[i]);
         line[n++] = i + 1 < KINDS ? ' ' : '\n';
     }
-    say(c, line, n);
+    say(c->ghcb, line, n);
     for (address = CANARY; address < CANARY_END; address += 8) {
         if (*at(address) != pattern(address)) {
             line[0] = 'B';
             line[1] = 'A';
             line[2] = 'D';
             line[3] = '\n';
-            say(c, line, 4);
+            say(c->ghcb, line, 4);
             return;
         }
     }
@@ -381,7 +275,7 @@ static void turns(struct cpu *c)
     const struct parameters *p = (const struct parameters *)PARAMETERS;
     u64 n;
 
-    msr_exit(c->ghcb | 0x012);
+    msr_exit(c->ghcb | REGISTER);
     for (n = 1;; n++) {
         u32 choice = rnd(c) & 31;
 
@@ -417,8 +311,8 @@ static void spin(void)
 /* Configuration of the PCI device at 00:02.0. */
 static void configure(struct cpu *c, u32 offset, u32 value)
 {
-    request(c, EXIT_IO, 0xcf8 << 16 | 4 << 4, 0, 0x80001000 | offset);
-    request(c, EXIT_IO, 0xcfc << 16 | 4 << 4, 0, value);
+    request(c->ghcb, EXIT_IO, 0xcf8 << 16 | 4 << 4, 0, 0x80001000 | offset);
+    request(c->ghcb, EXIT_IO, 0xcfc << 16 | 4 << 4, 0, value);
 }
 
 /* A save area in the memory of a device, which goes while the vCPU runs. */
@@ -429,8 +323,7 @@ static void window(struct cpu *c)
     configure(c, 0x10, WINDOW_PAGE);
     configure(c, 0x04, 2);
     pvalidate(c, WINDOW_PAGE, 0, 1);
-    fill_vmsa(c, RACE);
-    *at(VMSA + 0x178) = (u64)spin;
+    fill_vmsa(VMSA, (u64)spin, STACK1 - 8, 0);
     for (i = 0; i < 0x1000; i += 8) {
         *at(WINDOW_PAGE + i) = *at(VMSA + i);
     }
@@ -439,33 +332,19 @@ static void window(struct cpu *c)
     while (!*at(SPINS)) {
         __asm__ volatile("pause");
     }
-    say(c, (const u8 *)"RUNS\n", 5);
+    say(c->ghcb, (const u8 *)"RUNS\n", 5);
     configure(c, 0x04, 0);
     rmpadjust(c, VMSA, 0, 1);           /* every vCPU leaves the guest for this */
-    say(c, (const u8 *)"SHUT\n", 5);
+    say(c->ghcb, (const u8 *)"SHUT\n", 5);
 }
 
-static void gate(u32 vector, const char *handler)
-{
-    u64 address = (u64)handler;
-
-    *at(IDT + vector * 16) = (address & 0xffff) | 0x18 << 16 | 0x8e00ULL << 32 |
-                             (address >> 16 & 0xffff) << 48;
-    *at(IDT + vector * 16 + 8) = address >> 32;
-}
-
-void fuzz(void)
+void guest(void)
 {
     const struct parameters *p = (const struct parameters *)PARAMETERS;
-    const struct { u16 limit; u64 base; } __attribute__((packed)) idtr = { 0xfff, IDT };
     struct cpu *c = (struct cpu *)CPUS;
     u64 address;
 
-    gate(6, caught);
-    gate(13, caught_with_code);
-    gate(14, caught_with_code);
-    gate(29, caught_with_code);
-    __asm__ volatile("lidt %0" : : "m"(idtr));
+    catch_exceptions();
     c->random = p->seed | 1;
     c->ghcb = GHCBS;
     for (address = CANARY; address < CANARY_END; address += 8) {
@@ -475,11 +354,11 @@ void fuzz(void)
         *at(CANARY_END - 8) ^= 1;
     }
     if (p->mode == END_BY_MSR) {
-        msr_exit(p->end << 12 | 0x100);
+        msr_exit(p->end << 12 | TERMINATE);
     }
-    msr_exit(c->ghcb | 0x012);
+    msr_exit(c->ghcb | REGISTER);
     if (p->mode == END_BY_PAGE) {
-        request(c, EXIT_TERMINATE, p->end, 0, 0);
+        request(c->ghcb, EXIT_TERMINATE, p->end, 0, 0);
     }
     if (p->mode == WINDOW) {
         window(c);

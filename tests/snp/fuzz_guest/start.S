@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * From the reset vector to fuzz() in 64-bit mode. Linked at 0xffff0000, 64 KiB
- * below 4 GiB; image.py puts the jump to here at the reset vector.
+ * From the reset vector to guest() in 64-bit mode. Linked at 0xffff0000, 64 KiB
+ * below 4 GiB; guest_image.py puts the jump to here at the reset vector.
  *
  * Memory is mapped twice: with the C-bit (private) one to one, and without it
  * (shared) 4 GiB above. Tables, stacks and IDT are in pages that the launch
@@ -70,15 +70,32 @@ protected:
 
         .code64
 long:   mov     $STACK0, %esp
-        call    fuzz
+        call    guest
         ud2
 
-/* An exception ends the instruction that was tried: on at %r14, %r13 says so. */
-        .globl  caught_with_code, caught
-caught_with_code:
+/*
+ * An exception ends the instruction that was tried: on at %r14. %r13 says which
+ * one it was; see TRY in guest.h.
+ */
+        .macro  catch vector, code
+        .globl  caught_\vector
+caught_\vector:
+        .ifb \code
+        push    $0
+        .endif
+        mov     $\vector, %r13d
+        jmp     caught
+        .endm
+
+        catch   6
+        catch   13, with
+        catch   14, with
+        catch   29, with
+caught: shl     $32, %r13
+        or      (%rsp), %r13
         add     $8, %rsp
-caught: mov     %r14, (%rsp)
-        mov     $1, %r13d
+        bts     $63, %r13
+        mov     %r14, (%rsp)
         iretq
 
         .section .note.GNU-stack, "", @progbits
