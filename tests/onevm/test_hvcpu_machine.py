@@ -115,10 +115,6 @@ def test_memory_that_is_unplugged_is_gone(machine: Machine) -> None:
 
 
 @pytest.mark.kvm
-@pytest.mark.xfail(
-    strict=True,
-    reason="cpc_map_refresh() drops a block at once that it has put into the place of another",
-)
 def test_the_place_of_unplugged_memory_is_free(machine: Machine) -> None:
     """The next block has it, and nothing of the one before."""
     hvcpu = machine.add(0)

@@ -8,8 +8,6 @@ import re
 import signal
 from pathlib import Path
 
-import pytest
-
 from cpcctl.demo.console import Console
 from tests import program
 from tests.patience import patient
@@ -26,7 +24,6 @@ def turns(log: Path) -> int:
     return len(re.findall(r"REWRITING \d+", text))
 
 
-@pytest.mark.kvm
 def test_code_that_is_written_after_it_is_what_runs(pair: Pair, tmp_path: Path) -> None:
     """Marked as dirty when it was released, memory counted as free of translated code, and
     TCG went on with what had been there before."""
