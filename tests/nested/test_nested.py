@@ -214,6 +214,8 @@ def nested(built: object) -> Callable[..., subprocess.Popen[str]]:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.nested.run", *options, "--", "sh", "-c", command],
             cwd=project.TOP, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            # Also when these tests run in the background, where a shell has it ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     return start
