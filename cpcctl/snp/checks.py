@@ -52,7 +52,7 @@ def check(settings: Settings, spec: VmSpec) -> str:
     # Of a named model QEMU says the same with either accelerator.
     able, cpu = find.ask(binary, find.qemu_data(settings, binary), ask)
     found = _qemu(binary, able, spec.accel == "tcg")
-    found += cpus.problems(spec.cpu, cpu)
+    found += cpus.problems(spec.cpu, cpu, command.has_hvcpus(spec))
     found += _firmware(image, spec.accel == "tcg")
     found += _kernel(spec)
     if spec.accel == "tcg" and not spec.snp.policy & POLICY_SMT:

@@ -9,6 +9,8 @@ from typing import Any
 VENDOR = "AuthenticAMD"
 # Without one of them a current Linux does not start, or stops itself.
 NEEDED = ("lm", "nx", "xsave", "xsavec", "rdrand")
+# What the firmware of hvCPUs is told, by measured words, that its vCPU has.
+FIRMWARE_NEEDED = ("aes", "avx", "avx2", "pclmulqdq")
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,19 @@ def signature(family: int, model: int, stepping: int) -> int:
     return extended << 20 | (model >> 4) << 16 | base << 8 | (model & 15) << 4 | stepping
 
 
-def problems(name: str, cpu: Cpu) -> list[tuple[str, str]]:
-    """What is in the way of such a guest with this model, and what to do."""
+def problems(name: str, cpu: Cpu, hvcpus: bool) -> list[tuple[str, str]]:
+    """What is in the way of such a guest with this model, and what to do.
+
+    hvcpus: it is to have some
+    """
     found = []
     if cpu.vendor != VENDOR:
         found.append((f"cpu {name} is of {cpu.vendor}, SEV-SNP is AMD's", "use cpu: EPYC"))
-    missing = [feature for feature in NEEDED if feature not in cpu.features]
-    if missing:
-        fix = f"use cpu: EPYC, or add {','.join(f'+{feature}' for feature in missing)}"
-        found.append((f"cpu {name} lacks {', '.join(missing)}, which the guest needs", fix))
+    for who, needed in (("the guest needs", NEEDED), ("its hvCPUs need", FIRMWARE_NEEDED)):
+        missing = [feature for feature in needed if feature not in cpu.features]
+        if missing and (hvcpus or needed is NEEDED):
+            fix = f"use cpu: EPYC, or add {','.join(f'+{feature}' for feature in missing)}"
+            found.append((f"cpu {name} lacks {', '.join(missing)}, which {who}", fix))
     if "la57" in cpu.features:
         why = f"cpu {name} has LA57, with which such guests crash early"
         found.append((why, f"use cpu: {name},la57=off"))

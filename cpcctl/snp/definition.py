@@ -164,10 +164,20 @@ def rules(spec: VmSpec) -> Iterable[tuple[bool, str]]:
     )
 
 
+def _setting(word: str) -> tuple[str, str]:
+    """As QEMU reads one: KEY=VALUE, or KEY for on and noKEY for off."""
+    key, equals, value = word.partition("=")
+    if equals:
+        return key, value
+    return (key[2:], "off") if key.startswith("no") else (key, "on")
+
+
 def device_problem(device: str) -> str:
     """"" for a -device value that such a guest can use, else why not and what to do."""
+    if device.startswith("{"):
+        return "JSON is not looked into; write it as DRIVER,KEY=VALUE"
     driver, *words = device.split(",")
-    settings = dict(word.partition("=")[::2] for word in words)
+    settings = dict(_setting(word) for word in words)
     if driver.startswith(OUTSIDE):
         return "what is outside QEMU has no way to the memory that the guest shares; remove it"
     if not driver.startswith("virtio-"):

@@ -90,6 +90,9 @@ def test_keys_that_are_refused(wanted: Any, words: str) -> None:
         ({"max_vcpus": 2}, "leave max_vcpus out"),
         ({"vcpus": 256}, "256 vcpus are too many for platform sev-snp: 255 at most"),
         ({"devices": ["virtio-rng-pci,iommu_platform=off"]}, "looks for its rings in private"),
+        ({"devices": ["virtio-rng-pci,noiommu_platform"]}, "looks for its rings in private"),
+        ({"devices": ['{"driver": "virtio-rng-pci", "iommu_platform": false}']}, "as DRIVER,KEY"),
+        ({"devices": ["virtio-rng-pci,nodisable-legacy"]}, "virtio before version 1"),
         ({"devices": ["virtio-rng-pci,disable-legacy=off"]}, "virtio before version 1"),
         ({"devices": ["virtio-rng-pci,disable-modern=on"]}, "virtio before version 1"),
         ({"devices": ["virtio-rng-pci-transitional"]}, "virtio before version 1"),
@@ -107,6 +110,7 @@ def test_vms_that_are_refused(change: dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize(
     "device",
     ["virtio-rng-pci", "virtio-rng-pci,iommu_platform=on,disable-legacy=on", "pcie-root-port",
+     "virtio-rng-pci,iommu_platform,nodisable-modern",
      "virtio-rng-pci-non-transitional", "pvpanic-pci", "virtio-scsi-pci,disable-modern=off"],
 )
 def test_devices_that_may_be_there(device: str) -> None:

@@ -98,7 +98,7 @@ def test_which_accelerator() -> None:
 
 GOOD = {
     "family": 23, "model": 1, "stepping": 2, "vendor": "AuthenticAMD", "la57": False,
-    **dict.fromkeys(cpu.NEEDED, True),
+    **dict.fromkeys(cpu.NEEDED + cpu.FIRMWARE_NEEDED, True),
 }
 
 
@@ -106,7 +106,9 @@ def test_a_cpu_model_that_does() -> None:
     found = cpu.read(GOOD)
     # What sev-snp-measure has for EPYC.
     assert found.signature == 0x800F12
-    assert cpu.problems("EPYC", found) == []
+    assert cpu.problems("EPYC", found, hvcpus=True) == []
+    bare = cpu.read({**GOOD, "aes": False})
+    assert cpu.problems("EPYC", bare, hvcpus=False) == []
     assert cpu.signature(25, 17, 0) == 0xA10F10
     assert cpu.signature(15, 107, 1) == 0x060FB1
 
@@ -118,10 +120,11 @@ def test_a_cpu_model_that_does() -> None:
         ({"xsavec": False}, "lacks xsavec", "add +xsavec"),
         ({"rdrand": None, "xsave": False}, "lacks xsave, rdrand", "add +xsave,+rdrand"),
         ({"la57": True}, "has LA57", "use cpu: X,la57=off"),
+        ({"aes": False, "avx2": False}, "lacks aes, avx2, which its hvCPUs need", "add +aes,+avx2"),
     ],
 )
 def test_a_cpu_model_that_does_not(change: dict[str, Any], why: str, fix: str) -> None:
-    found = cpu.problems("X", cpu.read({**GOOD, **change}))
+    found = cpu.problems("X", cpu.read({**GOOD, **change}), hvcpus=True)
     assert len(found) == 1
     assert why in found[0][0]
     assert fix in found[0][1]

@@ -163,6 +163,7 @@ def test_what_is_refused_before_the_start(
         ({"kernel": bios}, "is no Linux kernel", "such as Debian's"),
         ({"cpu": "qemu64"}, "cpu qemu64 lacks xsave, xsavec, rdrand", "use cpu: EPYC"),
         ({"cpu": "EPYC,xsavec=off"}, "lacks xsavec", "add +xsavec"),
+        ({"cpu": "EPYC,-aes"}, "lacks aes, which its hvCPUs need", "add +aes"),
         ({"cpu": "EPYC-Genoa"}, "has LA57", "use cpu: EPYC-Genoa,la57=off"),
         ({"cpu": "Skylake-Server"}, "is of GenuineIntel", "use cpu: EPYC"),
         ({"cpu": "nonsense"}, "", ""),
