@@ -16,6 +16,7 @@ import pytest
 from cpcctl.config.settings import Settings
 from cpcctl.host.qmp import Qmp, QmpError
 from cpcctl.vm import lifecycle, spec
+from tests.doors import FILES, hmp, naming
 from tests.patience import patient
 
 # Left out by make test-fast, which has a minute.
@@ -46,12 +47,6 @@ def start(place: Settings, built: Any) -> Iterator[Callable[..., Qmp]]:
         qmp.close()
 
 
-def hmp(qmp: Qmp, line: str) -> str:
-    """What the human monitor answers."""
-    arguments: dict[str, Any] = {"command-line": line}
-    return str(qmp.execute("human-monitor-command", **arguments))
-
-
 def refused(qmp: Qmp, why: str, command: str, arguments: dict[str, Any] | None = None) -> None:
     """QEMU refuses, and says why."""
     with pytest.raises(QmpError) as told:
@@ -60,11 +55,7 @@ def refused(qmp: Qmp, why: str, command: str, arguments: dict[str, Any] | None =
 
 
 QMP: list[tuple[str, dict[str, Any]]] = [
-    ("pmemsave", {"val": 0, "size": 4096, "filename": "FILE"}),
-    ("memsave", {"val": 0, "size": 4096, "filename": "FILE"}),
-    ("dump-guest-memory", {"paging": False, "protocol": "file:FILE"}),
-    ("migrate", {"uri": "file:FILE"}),
-    ("xen-save-devices-state", {"filename": "FILE"}),
+    *FILES,
     ("trace-event-set-state", {"name": "*", "enable": True}),
     ("qom-set", {"path": f"{DEVICE}/hvcpu[0]", "property": "realized", "value": False}),
     ("qom-set", {"path": DEVICE, "property": "realized", "value": False}),
@@ -81,9 +72,7 @@ HMP = [
 def test_every_door_is_shut(start: Callable[..., Qmp], tmp_path: Path) -> None:
     qmp, file = start(), tmp_path / "leak"
     for command, arguments in QMP:
-        told: dict[str, Any] = {k: v.replace("FILE", str(file)) if isinstance(v, str) else v
-                for k, v in arguments.items()}
-        refused(qmp, DENIED, command, told)
+        refused(qmp, DENIED, command, naming(file, arguments))
     for line in HMP:
         text = hmp(qmp, line.replace("FILE", str(file)))
         assert DENIED in text or "Not for the host" in text, (line, text)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from cpcctl.host.qmp import QmpError
+from tests.doors import hmp
 from tests.snp.boot import MEMORY_MIB, OBJECTS, Guest, Parts, command, refusal
 from tests.snp.device import Device, counters
 
@@ -39,12 +40,6 @@ def opened(parts: Parts, launch: Launch) -> Open:
         return guest
 
     return begin
-
-
-def hmp(guest: Guest, line: str) -> str:
-    """What the human monitor answers."""
-    arguments: dict[str, Any] = {"command-line": line}
-    return str(guest.qmp().execute("human-monitor-command", **arguments))
 
 
 def fill(guest: Guest) -> None:
@@ -95,9 +90,9 @@ def test_every_way_to_memory_leads_to_the_same_bytes(
             alike = data.count(FILL)
             assert alike == PAGE if platform == "plain" else alike < PAGE // 20
             assert b"".join(device.read(at + i, 1) for i in range(PIECE)) == data[:PIECE]
-            shown = re.findall(r"0x([0-9a-f]{2})\b", hmp(guest, f"xp /{PIECE}xb {at:#x}"))
+            shown = re.findall(r"0x([0-9a-f]{2})\b", hmp(guest.qmp(), f"xp /{PIECE}xb {at:#x}"))
             assert bytes.fromhex("".join(shown)) == data[:PIECE]
-            assert int(hmp(guest, f"sum {at:#x} {PIECE}")) == bsd_sum(data[:PIECE])
+            assert int(hmp(guest.qmp(), f"sum {at:#x} {PIECE}")) == bsd_sum(data[:PIECE])
             guest.qmp().execute("pmemsave", val=at, size=PAGE, filename=str(file))
             assert file.read_bytes() == data
         if platform != "plain":
@@ -184,10 +179,10 @@ def test_registers_are_not_for_the_host(opened: Open, tmp_path: Path, platform: 
     shut = [
         line
         for line in REGISTERS
-        if re.search(SHUT, hmp(guest, line.replace("FILE", f"{tmp_path}/log")))
+        if re.search(SHUT, hmp(guest.qmp(), line.replace("FILE", f"{tmp_path}/log")))
     ]
     assert shut == ([] if platform == "plain" else REGISTERS)
-    assert ("unknown register" in hmp(guest, "print $eip")) is (platform != "plain")
+    assert ("unknown register" in hmp(guest.qmp(), "print $eip")) is (platform != "plain")
     # Nothing is mapped there: that is what a plain guest's answer says.
     with pytest.raises(QmpError) as told:
         guest.qmp().execute("memsave", val=0, size=64, filename=str(file))
@@ -214,8 +209,8 @@ def test_neither_dumped_nor_saved_nor_loaded(
             told[name] = ""
         except QmpError as error:
             told[name] = str(error.cause)
-    told["savevm"] = hmp(guest, "savevm x")
-    told["loadvm"] = hmp(guest, "loadvm x")
+    told["savevm"] = hmp(guest.qmp(), "savevm x")
+    told["loadvm"] = hmp(guest.qmp(), "loadvm x")
     why = rf"memory is private|{STATE}"
     shut = [name for name, words in told.items() if re.search(why, words)]
     assert shut == ([] if platform == "plain" else list(told)), told

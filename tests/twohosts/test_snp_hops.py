@@ -14,6 +14,7 @@ import pytest
 from cpcctl.demo.console import Console
 from cpcctl.host.qmp import Qmp, QmpError
 from cpcctl.setup.kernels import Kernel
+from tests.doors import FILES, hmp, naming
 from tests.patience import patient
 from tests.twohosts.pair import Host, Pair, finish, wait_stopped
 
@@ -44,14 +45,7 @@ def wait_ready(pair: Pair, shell: Console, name: str) -> None:
     shell.wait_ready(log, patient(READY_SECONDS))
 
 
-DOORS: list[tuple[str, dict[str, Any]]] = [
-    ("pmemsave", {"val": 0, "size": 4096, "filename": "FILE"}),
-    ("memsave", {"val": 0, "size": 4096, "filename": "FILE"}),
-    ("dump-guest-memory", {"paging": False, "protocol": "file:FILE"}),
-    ("migrate", {"uri": "file:FILE"}),
-    ("xen-save-devices-state", {"filename": "FILE"}),
-    ("cont", {}),
-]
+DOORS: list[tuple[str, dict[str, Any]]] = [*FILES, ("cont", {})]
 HMP_DOORS = ["x /4x 0", "xp /4x 0", "sum 0 4", "info registers", "gdbserver tcp:127.0.0.1:0"]
 SHUT = "not for the host|registers are encrypted|memory is private|cannot be saved|frozen"
 
@@ -62,16 +56,11 @@ def check_denied(host: Host, name: str) -> None:
     with Qmp.connect(host.folder / "r" / "vms" / name / "qmp.sock") as qmp:
         image = host.folder / "image"
         for command, arguments in DOORS:
-            told: dict[str, Any] = {
-                key: value.replace("FILE", str(image)) if isinstance(value, str) else value
-                for key, value in arguments.items()
-            }
             with pytest.raises(QmpError) as refused:
-                qmp.execute(command, **told)
+                qmp.execute(command, **naming(image, arguments))
             assert re.search(SHUT, str(refused.value.cause)), refused.value.cause
         for line in HMP_DOORS:
-            hmp: dict[str, Any] = {"command-line": line}
-            answer = str(qmp.execute("human-monitor-command", **hmp))
+            answer = hmp(qmp, line)
             assert re.search(SHUT, answer), (line, answer)
         assert not image.exists()
         counted = qmp.execute("query-sev-emulation")

@@ -21,6 +21,29 @@ void pause_until(double deadline, const char *waiting_for)
     sched_yield();
 }
 
+bool all_zero(const void *data, size_t size)
+{
+    const uint8_t *bytes = data;
+
+    for (size_t i = 0; i < size; i++) {
+        if (bytes[i] != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void no_keys(struct host_machine *machine)
+{
+    struct migrate_session *session = session_of(machine);
+
+    CHECK(all_zero(&session->secret, sizeof(session->secret)));
+    CHECK(all_zero(session->signer_private, sizeof(session->signer_private)));
+    for (uint32_t i = 0; i < MIGRATE_STREAMS; i++) {
+        CHECK(all_zero(session->stream[i].channel.key, CPC_KEY_MAX));
+    }
+}
+
 int test_main(int argc, char **argv, const struct test *tests, size_t count)
 {
     const char *name = getenv("CPC_TEST_PLATFORM");

@@ -46,6 +46,10 @@ int test_main(int argc, char **argv, const struct test *tests, size_t count);
         return test_main(argc, argv, tests, sizeof(tests) / sizeof((tests)[0])); \
     }
 
+bool all_zero(const void *data, size_t size);
+/* The session of that machine holds no key any more. */
+void no_keys(struct host_machine *machine);
+
 #define DEADLINE_SECONDS 20.0
 double now(void);
 /* Give the processor away; ends the program after the deadline. */

@@ -53,27 +53,6 @@ static void end(bool source_runs, bool destination_runs)
     pair_free(&pair);
 }
 
-static bool all_zero(const void *data, size_t size)
-{
-    const uint8_t *bytes = data;
-    for (size_t i = 0; i < size; i++) {
-        if (bytes[i] != 0) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static void no_keys(struct host_machine *machine)
-{
-    struct migrate_session *session = session_of(machine);
-    CHECK(all_zero(&session->secret, sizeof(session->secret)));
-    CHECK(all_zero(session->signer_private, sizeof(session->signer_private)));
-    for (uint32_t i = 0; i < MIGRATE_STREAMS; i++) {
-        CHECK(all_zero(session->stream[i].channel.key, CPC_KEY_MAX));
-    }
-}
-
 static void tokens_may_be_asked_for_again(void)
 {
     struct answer prepared = to_prepared();

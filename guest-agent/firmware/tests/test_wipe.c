@@ -28,18 +28,6 @@ static void on_both(void (*run)(void))
     host_all_snp = as_it_was;
 }
 
-static bool all_zero(const void *data, size_t size)
-{
-    const uint8_t *bytes = data;
-
-    for (size_t i = 0; i < size; i++) {
-        if (bytes[i] != 0) {
-            return false;
-        }
-    }
-    return true;
-}
-
 /* ---- faults --------------------------------------------------------------- */
 
 static uint32_t words_left;      /* of entropy, until a call faults */
@@ -138,12 +126,7 @@ static void run_fails(void)
     pair.destination->fail[CPC_PCALL_RELEASE] = CPC_P_FAILED;
     CHECK_IS(call(pair.destination, CPC_OP_RUN, 0, 0, commit.payload, commit.size).status,
              CPC_S_PLATFORM);
-    const struct migrate_session *session = session_of(pair.destination);
-    CHECK(all_zero(&session->secret, sizeof(session->secret)));
-    CHECK(all_zero(session->signer_private, sizeof(session->signer_private)));
-    for (uint32_t i = 0; i < MIGRATE_STREAMS; i++) {
-        CHECK(all_zero(session->stream[i].channel.key, CPC_KEY_MAX));
-    }
+    no_keys(pair.destination);
     /* Nor does a token leave yet that says it runs. */
     struct answer again = call(pair.destination, CPC_OP_PREPARE, 0, 0, NULL, 0);
     CHECK(memcmp(again.payload, token.payload, sizeof(struct cpc_token)) == 0);
