@@ -211,19 +211,16 @@ struct answer export_call(struct host_machine *machine, uint32_t hvcpu, uint32_t
     return take_answer(machine, hvcpu);
 }
 
-/* The receiver has seen all there is and it is not a whole record. */
-static bool starved(struct host_machine *machine, uint32_t hvcpu,
-                    const struct wire *wire)
+/*
+ * The receiver sleeps although it was given everything: it waits for what does
+ * not come. Its own word, not a guess from the record it is at: a receiver that
+ * is about to refuse a header does not wait for the body.
+ */
+static bool starved(struct host_machine *machine, uint32_t hvcpu)
 {
-    uint64_t at = __atomic_load_n(&host_ring(machine, hvcpu)->tail, __ATOMIC_ACQUIRE);
-    uint64_t left = wire->size - at;
-
-    if (left < sizeof(struct cpc_record)) {
-        return true;
-    }
-    const struct cpc_record *record = (const void *)(wire->bytes + at);
-    /* An absurd length is refused by the header alone, without waiting. */
-    return record->length <= CPC_RUN_BYTES && left < wire_record_size(record);
+    return host_asleep(machine, hvcpu) &&
+           __atomic_load_n(&host_mailbox(machine, hvcpu)->state, __ATOMIC_SEQ_CST) ==
+               CPC_STATE_YIELDED;
 }
 
 struct answer import_call(struct host_machine *machine, uint32_t hvcpu,
@@ -243,7 +240,7 @@ struct answer import_call(struct host_machine *machine, uint32_t hvcpu,
         memcpy(machine->ring[hvcpu] + ring->head % size, wire->bytes + ring->head, step);
         __atomic_store_n(&ring->head, ring->head + step, __ATOMIC_SEQ_CST);
         wake_yielded(machine, hvcpu);
-        if (ring->head == wire->size && starved(machine, hvcpu, wire)) {
+        if (ring->head == wire->size && starved(machine, hvcpu)) {
             cancel(machine, hvcpu);
         }
         pause_until(deadline, "an import");

@@ -194,6 +194,14 @@ void host_wake(struct host_machine *machine, uint32_t hvcpu)
     pthread_mutex_unlock(&machine->lock);
 }
 
+bool host_asleep(struct host_machine *machine, uint32_t hvcpu)
+{
+    pthread_mutex_lock(&machine->lock);
+    bool asleep = machine->hvcpu[hvcpu].asleep && !machine->hvcpu[hvcpu].pending;
+    pthread_mutex_unlock(&machine->lock);
+    return asleep;
+}
+
 void host_park(void)
 {
     struct host_hvcpu *self = &host_machine->hvcpu[host_hvcpu];
@@ -204,9 +212,11 @@ void host_park(void)
         return;
     }
     pthread_mutex_lock(&host_machine->lock);
+    self->asleep = true;
     while (!self->pending && !self->stop) {
         pthread_cond_wait(&host_machine->wake, &host_machine->lock);
     }
+    self->asleep = false;
     self->pending = false;
     stop = self->stop;
     pthread_mutex_unlock(&host_machine->lock);

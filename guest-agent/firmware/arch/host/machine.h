@@ -20,6 +20,7 @@ struct host_hvcpu {
     pthread_t thread;
     bool started;
     bool pending;            /* a wake not yet consumed */
+    bool asleep;
     bool stop;
 };
 
@@ -100,6 +101,8 @@ void host_machine_free(struct host_machine *machine);
 void host_park(void);
 /* Wake a parked hvCPU; no wake is lost. */
 void host_wake(struct host_machine *machine, uint32_t hvcpu);
+/* Parked, and every wake so far was seen. */
+bool host_asleep(struct host_machine *machine, uint32_t hvcpu);
 /* What the platform does when an hvCPU is removed while parked in a call, and
    added again. */
 void host_hvcpu_kill(struct host_machine *machine, uint32_t hvcpu);
