@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_char, c_uint8, c_uint16, c_uint32, c_uint64
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 PAGE_SHIFT = 12
 PAGE_SIZE = 4096
 HVCPU_LIMIT = 16
@@ -39,6 +39,7 @@ PLATFORM_SEV_SNP = 2
 REGION_PRESENT = 1
 REGION_INDIRECT = 2
 SNP_BOOT_TABLES = 4
+SNP_LAUNCH = 32
 CPU_AES = 1
 CPU_VAES = 2
 CPU_RDSEED = 4
@@ -281,6 +282,13 @@ class RegionTable(ctypes.LittleEndianStructure):
     )
 
 
+class SnpRange(ctypes.LittleEndianStructure):
+    _fields_ = (
+        ("gpa", c_uint64),
+        ("pages", c_uint64),
+    )
+
+
 class BootInfo(ctypes.LittleEndianStructure):
     _fields_ = (
         ("magic", c_uint32),
@@ -304,6 +312,9 @@ class BootInfo(ctypes.LittleEndianStructure):
         ("cpu_features", c_uint32),
         ("incoming", c_uint32),
         ("ap_reset", c_uint64),
+        ("launch_ranges", c_uint32),
+        ("pad", c_uint32),
+        ("launch", SnpRange * SNP_LAUNCH),
     )
 
 

@@ -83,6 +83,7 @@ def check(settings: Settings, spec: VmSpec) -> str:
 
 def _hvcpus(settings: Settings, spec: VmSpec, image: Path) -> FirmwareLaunch:
     """What the launch has for hvCPUs."""
+    firmware = read_firmware(image)
     return FirmwareLaunch(
         image=find.firmware_image(settings).read_bytes(),
         hvcpu_max=spec.hvcpu_max,
@@ -90,7 +91,8 @@ def _hvcpus(settings: Settings, spec: VmSpec, image: Path) -> FirmwareLaunch:
         max_memory=spec.max_memory,
         ring_size=spec.ring_size,
         shm_size=command.layout(spec).size,
-        ap_reset=read_firmware(image).ap_entry,
+        ap_reset=firmware.ap_entry,
+        launch=firmware.launch,
     )
 
 

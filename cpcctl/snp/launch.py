@@ -25,6 +25,8 @@ class FirmwareLaunch:
     """image: the firmware file; memory and ring sizes in bytes; c_bit: its position;
 
     ap_reset: address in OVMF where a vCPU but the first starts.
+    launch:   guest memory that the launch validates beside this, (address, bytes): OVMF,
+              then the sections of its metadata in their order; at most SNP_LAUNCH.
     """
 
     image: bytes
@@ -34,6 +36,7 @@ class FirmwareLaunch:
     ring_size: int
     shm_size: int
     ap_reset: int
+    launch: tuple[tuple[int, int], ...]
     c_bit: int = 51
 
     @property
@@ -73,6 +76,8 @@ class FirmwareLaunch:
             cpu_features=_FEATURES,
             incoming=0,
             ap_reset=self.ap_reset,
+            launch_ranges=len(self.launch),
+            launch=tuple((at, size // abi.PAGE_SIZE) for at, size in self.launch),
         )
 
     def content(self) -> tuple[bytes, int]:

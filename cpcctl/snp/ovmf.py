@@ -13,6 +13,8 @@ import struct
 import uuid
 from dataclasses import dataclass
 
+from cpcctl import abi
+
 RESET_VECTOR = 32
 HEADER = struct.Struct("<H16s")
 OFFSET = struct.Struct("<I")
@@ -24,7 +26,8 @@ SEV_METADATA = uuid.UUID("dc886566-984a-4798-a75e-5585a7bf67cc").bytes_le
 MEMORY, SECRETS, CPUID, SVSM_AREA, KERNEL_HASHES = 1, 2, 3, 4, 0x10
 KNOWN = frozenset({MEMORY, SECRETS, CPUID, SVSM_AREA, KERNEL_HASHES})
 PAGE = 4096
-SECTIONS_MAX = 64
+# One range is the image itself.
+SECTIONS_MAX = abi.SNP_LAUNCH - 1
 # It is mapped below 4 GiB, where devices need room too.
 SIZE_MAX = 64 << 20
 
@@ -46,11 +49,19 @@ class Section:
 class Ovmf:
     """An image that SEV-SNP can start.
 
+    size:     of the image in bytes; it ends at 4 GiB
     ap_entry: where vCPUs but the first begin
     """
 
+    size: int
     ap_entry: int
     sections: tuple[Section, ...]
+
+    @property
+    def launch(self) -> tuple[tuple[int, int], ...]:
+        """What the launch validates for it: addresses and sizes in bytes, the image first."""
+        own = (4 << 30) - self.size, self.size
+        return own, *((section.address, section.size) for section in self.sections)
 
     @property
     def recent(self) -> bool:
@@ -66,7 +77,7 @@ def read(data: bytes) -> Ovmf:
     if SEV_METADATA not in table or RESET_BLOCK not in table:
         raise NoOvmf("it is an OVMF without SEV metadata: too old, or only a part of the image")
     entry = _number(table[RESET_BLOCK], "reset block")
-    found = Ovmf(entry, _sections(data, _number(table[SEV_METADATA], "SEV metadata")))
+    found = Ovmf(len(data), entry, _sections(data, _number(table[SEV_METADATA], "SEV metadata")))
     kinds = {section.kind for section in found.sections}
     for kind, name in ((MEMORY, "memory"), (SECRETS, "secrets"), (CPUID, "CPUID")):
         if kind not in kinds:
@@ -107,8 +118,10 @@ def _sections(data: bytes, from_end: int) -> tuple[Section, ...]:
     if magic != b"ASEV" or version != 1:
         raise NoOvmf("its SEV metadata is not of version 1")
     need = METADATA.size + count * SECTION.size
-    if count > SECTIONS_MAX or size < need or start + need > len(data):
+    if size < need or start + need > len(data):
         raise NoOvmf("its SEV metadata names more sections than it holds")
+    if count > SECTIONS_MAX:
+        raise NoOvmf(f"its SEV metadata names {count} sections; at most {SECTIONS_MAX} can be used")
     found = []
     for number in range(count):
         at = start + METADATA.size + number * SECTION.size

@@ -23,7 +23,7 @@
 
 #include <stdint.h>
 
-#define CPC_ABI_VERSION        4u
+#define CPC_ABI_VERSION        5u
 #define CPC_PAGE_SHIFT         12
 #define CPC_PAGE_SIZE          4096u
 #define CPC_HVCPU_LIMIT        16u     /* hvCPUs a machine may have */
@@ -120,6 +120,14 @@ struct cpc_region_table {
     struct cpc_region region[CPC_REGION_LIMIT];
 };
 
+/* Guest physical memory, whole pages. */
+struct cpc_snp_range {
+    uint64_t gpa;
+    uint64_t pages;
+};
+
+#define CPC_SNP_LAUNCH         32u
+
 /* Written by the platform before the first hvCPU starts; never changes. */
 struct cpc_boot_info {
     uint32_t magic;          /* CPC_BOOT_MAGIC */
@@ -148,6 +156,11 @@ struct cpc_boot_info {
     uint64_t ap_reset;       /* SEV-SNP: where gvCPUs but the first start in
                                 real mode, as OVMF asks: CS base in bits 31:16,
                                 IP in bits 15:0 */
+    uint32_t launch_ranges;  /* SEV-SNP: <= CPC_SNP_LAUNCH */
+    uint32_t pad;            /* 0 */
+    /* Guest memory that the launch validates: OVMF itself, then what its
+       metadata asks for, in that order. No page twice. */
+    struct cpc_snp_range launch[CPC_SNP_LAUNCH];
 };
 
 /*

@@ -44,6 +44,8 @@ def test_what_the_processor_prepares() -> None:
     found = ovmf.read(image(metadata(NEW)))
     assert found.ap_entry == 0x80B004
     assert found.sections == tuple(Section(*section) for section in NEW)
+    assert found.launch[0] == ((4 << 30) - SIZE, SIZE)
+    assert found.launch[1:] == tuple((address, size) for address, size, _ in NEW)
     assert found.recent
     assert not ovmf.read(image(metadata(OLD))).recent
 
@@ -73,6 +75,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "version": (image(metadata(NEW).replace(b"\1\0\0\0", b"\2\0\0\0", 1)), "not of version 1"),
     "count": (image(metadata(NEW, 5)), "more sections than it holds"),
     "many": (image(metadata(NEW, 1 << 31)), "more sections than it holds"),
+    "too-many": (image(metadata([(0, 4096, 1)] * 32)), "names 32 sections; at most 31"),
     "kind": (image(metadata([*NEW, (0, 4096, 99)])), "unknown kind 0x63"),
     "unaligned": (image(metadata([*NEW, (1, 4096, 1)])), "not made of pages"),
     "no-size": (image(metadata([*NEW, (0, 0, 1)])), "not made of pages"),

@@ -26,12 +26,30 @@ static bool power_of_two(uint64_t value)
     return value != 0 && (value & (value - 1)) == 0;
 }
 
+static bool launch_valid(const struct cpc_boot_info *boot)
+{
+    uint64_t end = boot->trusted_gpa;
+
+    if (boot->launch_ranges > CPC_SNP_LAUNCH) {
+        return false;
+    }
+    for (uint32_t i = 0; i < boot->launch_ranges; i++) {
+        const struct cpc_snp_range *range = &boot->launch[i];
+        if (range->gpa % CPC_PAGE_SIZE != 0 || range->gpa >= end ||
+            range->pages > (end - range->gpa) / CPC_PAGE_SIZE) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool boot_info_valid(const struct cpc_boot_info *boot)
 {
     if (boot->magic != CPC_BOOT_MAGIC || boot->abi != CPC_ABI_VERSION ||
         boot->hvcpu_max == 0 || boot->hvcpu_max > CPC_HVCPU_LIMIT ||
         boot->gvcpu_max == 0 || boot->gvcpu_max > CPC_GVCPU_LIMIT ||
-        boot->vmsa_stride != CPC_VMSA_STRIDE || boot->incoming > 1) {
+        boot->vmsa_stride != CPC_VMSA_STRIDE || boot->incoming > 1 ||
+        !launch_valid(boot)) {
         return false;
     }
     if (!power_of_two(boot->ring_size) || boot->ring_size < CPC_RING_MIN ||

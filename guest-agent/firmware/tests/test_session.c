@@ -435,6 +435,14 @@ static void boot_info_is_checked(void)
     machine->boot.hvcpu_max = 17;
     CHECK_IS(init_with(machine), CPC_S_BOOT_INFO);
     machine->boot = good;
+    machine->boot.launch_ranges = CPC_SNP_LAUNCH + 1;
+    CHECK_IS(init_with(machine), CPC_S_BOOT_INFO);
+    machine->boot = good;
+    machine->boot.trusted_gpa = CPC_SNP_TRUSTED_GPA;
+    machine->boot.launch_ranges = 1;
+    machine->boot.launch[0] = (struct cpc_snp_range){ CPC_PAGE_SIZE, UINT64_MAX };
+    CHECK_IS(init_with(machine), CPC_S_BOOT_INFO);
+    machine->boot = good;
     machine->boot.max_pages = 1ull << 35;
     CHECK_IS(init_with(machine), CPC_S_BOOT_INFO);
     machine->boot = good;

@@ -65,11 +65,16 @@ static void a_start_that_fails_answers_every_call(void)
 
 /* ---- pages ---------------------------------------------------------------- */
 
+static bool of_the_launch(uint64_t page)
+{
+    return (page >= MODEL_LAUNCH && page < MODEL_LAUNCH + MODEL_LAUNCH_PAGES) ||
+           page == MODEL_LAUNCH_ALONE;
+}
+
 static void each_page_is_validated_once(void)
 {
     begin();
-    fill_guest(pair.destination, 99);        /* what the launch left */
-    host_snp_follow(pair.destination, 0, 2600);
+    CHECK_IS(resident_pages(pair.destination, 0), MODEL_LAUNCH_PAGES + 1);
     pair_open(&pair, ALL);
     CHECK_IS(resident_pages(pair.destination, 0), 0);
     make_wire(&pair, &wire);
@@ -82,6 +87,7 @@ static void each_page_is_validated_once(void)
             CHECK_IS(e->private, rmp(pair.source, r, p)->private);
             CHECK_IS(e->validated, e->private);
             CHECK_IS(e->validations, e->private);
+            CHECK_IS(e->rescinded, r == 0 && of_the_launch(p));
             private += e->private;
         }
     }
@@ -415,8 +421,8 @@ static void slow_page_state_changes_are_repeated(void)
     end();
 }
 
-/* A page of the launch that the host calls absent keeps its validation; when
-   the guest's page is to go there, that shows. */
+/* Both hosts say that there is nothing: then there is nothing, and not what the
+   launch had there. */
 static void hide(struct host_machine *machine, uint32_t op)
 {
     if (op == CPC_PCALL_KINDS) {
@@ -424,24 +430,37 @@ static void hide(struct host_machine *machine, uint32_t op)
     }
 }
 
-static void a_hidden_page_of_the_launch_is_found(void)
+static void a_hidden_page_of_the_launch_is_given_up(void)
 {
     begin();
-    touch_page(pair.source, 0, 5, 1);
-    touch_page(pair.destination, 0, 5, 2);
-    host_snp_follow(pair.destination, 5, 1);
-    rmp(pair.destination, 0, 5)->held = true;
+    touch_page(pair.source, 0, MODEL_LAUNCH, 1);
+    pair.source->snp->after_call = hide;
     pair.destination->snp->after_call = hide;
+    pair_open(&pair, ALL);
+    CHECK_IS(send_round(pair.source, 0, 1, 1, CPC_SEND_FULL, &wire).status, CPC_S_OK);
+    finish(2);
+    for (uint64_t p = 0; p < pair.source->table.region[0].pages; p++) {
+        CHECK(!rmp(pair.destination, 0, p)->validated);
+        CHECK_IS(rmp(pair.destination, 0, p)->rescinded, of_the_launch(p));
+    }
+    CHECK_IS(resident_pages(pair.destination, 0), 0);
+    end();
+}
+
+/* Other memory lies behind the address now; the launch's could come back later. */
+static void a_swapped_page_of_the_launch_is_found(void)
+{
+    begin();
+    host_rmp_set(pair.destination, MODEL_LAUNCH + 3, true, false);
     struct answer hello_s = call(pair.source, CPC_OP_OPEN, CPC_ROLE_SOURCE, ALL, NULL, 0);
     struct answer hello_d = call(pair.destination, CPC_OP_OPEN, CPC_ROLE_DESTINATION, ALL,
                                  NULL, 0);
-    hello_s = call(pair.destination, CPC_OP_ACCEPT, 0, 0, hello_s.payload, hello_s.size);
     hello_d = call(pair.source, CPC_OP_ACCEPT, 0, 0, hello_d.payload, hello_d.size);
-    CHECK_IS(call(pair.source, CPC_OP_CONFIRM, 0, 0, hello_s.payload, 32).status, CPC_S_OK);
-    CHECK_IS(call(pair.destination, CPC_OP_CONFIRM, 0, 0, hello_d.payload, 32).status,
-             CPC_S_OK);
-    CHECK_IS(send_round(pair.source, 0, 1, 1, CPC_SEND_FULL, &wire).status, CPC_S_OK);
-    is_hardware(import_call(pair.destination, 0, 0, &wire), PLATFORM_PVALIDATE, 0x100);
+    hello_s = call(pair.destination, CPC_OP_ACCEPT, 0, 0, hello_s.payload, hello_s.size);
+    CHECK_IS(hello_s.status, CPC_S_OK);
+    is_hardware(call(pair.destination, CPC_OP_CONFIRM, 0, 0, hello_d.payload, 32),
+                PLATFORM_PVALIDATE, 0x100);
+    CHECK_IS(query(pair.destination).phase, CPC_PHASE_FAILED);
     end();
 }
 
@@ -454,6 +473,7 @@ static const struct test tests[] = {
     T(a_frozen_page_taken_away_ends_the_session),
     T(an_injected_exception_makes_no_page_absent), T(kinds_that_do_not_exist_are_refused),
     T(private_pages_need_a_place), T(answers_of_the_hardware_are_checked),
-    T(slow_page_state_changes_are_repeated), T(a_hidden_page_of_the_launch_is_found),
+    T(slow_page_state_changes_are_repeated), T(a_hidden_page_of_the_launch_is_given_up),
+    T(a_swapped_page_of_the_launch_is_found),
 };
 TEST_MAIN(tests)

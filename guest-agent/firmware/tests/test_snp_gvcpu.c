@@ -309,6 +309,7 @@ MAP_LIE(map_before_the_region, extent(2)->first_page--)
 MAP_LIE(map_of_an_indirect_region,
         host_hints(pair.source)->table.region[1].flags |= CPC_REGION_INDIRECT)
 MAP_LIE(map_of_no_region, host_hints(pair.source)->table.region[1].flags = 0)
+MAP_LIE(map_without_the_launch, extent(0)->pages = MODEL_LAUNCH_ALONE)
 
 /* A table that changes while it is copied is a table that makes no sense, or
    one of another generation. Whatever it is, a page stays where it was. */
@@ -363,7 +364,7 @@ static const struct test tests[] = {
     T(map_gpa_overlaps), T(map_flat_overlaps), T(map_on_trusted_memory),
     T(map_into_trusted_memory), T(map_on_the_ring), T(map_on_mmio), T(map_wraps),
     T(map_behind_the_region), T(map_before_the_region), T(map_of_an_indirect_region),
-    T(map_of_no_region), T(a_page_cannot_move), T(the_map_may_grow),
+    T(map_of_no_region), T(map_without_the_launch), T(a_page_cannot_move), T(the_map_may_grow),
     T(another_map_at_the_destination_is_refused),
 };
 TEST_MAIN(tests)

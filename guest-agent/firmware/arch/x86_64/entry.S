@@ -8,7 +8,7 @@
 #include "version.h"
 
 #define CPC_IMAGE_MAGIC   0x57464350
-#define CPC_ABI_VERSION   4
+#define CPC_ABI_VERSION   5
 #define CPC_HVCPU_LIMIT   16
 #define MMIO_PARK         0x0000003000000000
 #define CPC_ENTRY_GVCPU   0x100

@@ -113,6 +113,33 @@ static void write_hints(struct host_machine *machine, bool incoming)
     }
 }
 
+static void add_range(struct host_machine *machine, uint64_t flat, uint64_t pages,
+                      bool incoming)
+{
+    machine->boot.launch[machine->boot.launch_ranges++] = (struct cpc_snp_range){
+        .gpa = host_page_gpa(machine, (uint32_t)flat), .pages = pages,
+    };
+    /* Elsewhere the guest has it by now, and what it is follows from that. */
+    for (uint64_t p = flat; p < flat + pages && incoming; p++) {
+        uint32_t r = region_of(machine, (uint32_t)p);
+        uint64_t page = p - machine->table.region[r].first_page;
+        memset(machine->region[r].memory + page * CPC_PAGE_SIZE, 0x1a, CPC_PAGE_SIZE);
+        host_rmp_set(machine, (uint32_t)p, true, true);
+    }
+}
+
+static void launch(struct host_machine *machine, bool incoming)
+{
+    for (uint32_t r = 0; r < machine->table.count; r++) {
+        const struct cpc_region *region = &machine->table.region[r];
+        if (region->pages > LOW_PAGES && !memory_indirect(region)) {
+            add_range(machine, region->first_page + MODEL_LAUNCH, MODEL_LAUNCH_PAGES,
+                      incoming);
+            add_range(machine, region->first_page + MODEL_LAUNCH_ALONE, 1, incoming);
+        }
+    }
+}
+
 void host_snp_new(struct host_machine *machine, bool incoming)
 {
     struct cpc_boot_info *boot = &machine->boot;
@@ -139,6 +166,7 @@ void host_snp_new(struct host_machine *machine, bool incoming)
         snp->trusted[i] = (struct rmp_entry){ .private = true, .validated = true };
     }
     write_hints(machine, incoming);
+    launch(machine, incoming);
 }
 
 void host_snp_started(struct host_machine *machine)

@@ -17,6 +17,10 @@
 #define MODEL_PAGES       8192u   /* flat pages a model may have */
 #define MODEL_UNMAPPED    UINT32_MAX
 #define MODEL_AP_RESET    0x0080b004u   /* where gvCPUs but the first start */
+/* What the launch validates: so many pages of the RAM from that one on, and one more. */
+#define MODEL_LAUNCH       40u
+#define MODEL_LAUNCH_PAGES 9u
+#define MODEL_LAUNCH_ALONE 1500u
 
 struct rmp_entry {
     bool private;

@@ -14,8 +14,8 @@ static uint64_t gpa_of(const struct cpc_region *region, uint64_t page)
     return extent->gpa + (flat - extent->first_page) * CPC_PAGE_SIZE;
 }
 
-/* Unchanged means that somebody else has validated it: the host hid a page of
-   the launch, or has swapped what lies behind the address. */
+/* Unchanged means that the page is not what this firmware knows it to be: the host
+   has swapped what lies behind the address. */
 static uint32_t pvalidate(const struct cpc_region *region, uint64_t page, bool validate)
 {
     bool changed = false;
@@ -103,43 +103,38 @@ static uint32_t erase_range(const struct cpc_region *region, uint64_t first, uin
 }
 
 /*
- * Before the first page: what the launch left here is given up. The host says
- * which pages are private; PVALIDATE knows which of them were validated. One
- * that it hides is found out when a page is to be validated there.
+ * Before the first page: what the launch validated here is given up. Which pages
+ * that are is measured, so the host cannot hide one: neither from this nor, with
+ * other memory in its place, from PVALIDATE, which has to find it validated.
  */
-static uint32_t erase_some(const struct cpc_region *region, uint64_t first, uint32_t pages)
+static uint32_t give_up(const struct cpc_region *region, const struct cpc_snp_range *range)
 {
     struct batch batch = { .state = GHCB_PSC_SHARED };
-    uint8_t kinds[GHCB_PSC_MAX];
-    uint32_t status = snp_kinds(region, first, pages, kinds);
+    uint32_t status = CPC_P_OK;
 
-    if (status != CPC_P_OK) {
-        return PLATFORM_AT(CPC_PCALL_KINDS, 0) | status;
-    }
-    for (uint32_t i = 0; i < pages && status == CPC_P_OK; i++) {
-        bool changed;
-        if (kinds[i] != CPC_KIND_PRIVATE) {
+    for (uint64_t i = 0; i < range->pages && status == CPC_P_OK; i++) {
+        uint64_t gpa = range->gpa + i * CPC_PAGE_SIZE;
+        const struct cpc_snp_extent *extent = snp_find_gpa(gpa);  /* it is covered */
+        uint64_t flat = extent->first_page + (gpa - extent->gpa) / CPC_PAGE_SIZE;
+
+        if (flat - region->first_page >= region->pages) {
             continue;
         }
-        uint32_t code = insn_pvalidate(snp_guest_page(region, first + i, CPC_KIND_PRIVATE),
-                                       false, &changed);
-        status = code == 0 ? add(&batch, gpa_of(region, first + i))
-                           : PLATFORM_HARDWARE(PLATFORM_PVALIDATE, code);
+        status = pvalidate(region, flat - region->first_page, false);
+        if (status == CPC_P_OK) {
+            status = add(&batch, gpa);
+        }
     }
     return status == CPC_P_OK ? flush(&batch) : status;
 }
 
 uint32_t snp_erase(const struct cpc_region *region)
 {
+    const struct cpc_boot_info *boot = arch_boot_info();
     uint32_t status = CPC_P_OK;
 
-    /* pages / GHCB_PSC_MAX turns */
-    for (uint64_t at = 0;
-         at < region->pages && status == CPC_P_OK && !memory_indirect(region);
-         at += GHCB_PSC_MAX) {
-        uint64_t left = region->pages - at;
-        status = erase_some(region, at,
-                            left < GHCB_PSC_MAX ? (uint32_t)left : GHCB_PSC_MAX);
+    for (uint32_t i = 0; i < boot->launch_ranges && status == CPC_P_OK; i++) {
+        status = give_up(region, &boot->launch[i]);   /* <= CPC_SNP_LAUNCH ranges */
     }
     return status == CPC_P_OK ? erase_range(region, 0, region->pages) : status;
 }

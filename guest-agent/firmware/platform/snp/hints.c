@@ -86,6 +86,39 @@ static void sort(struct cpc_snp_extent *list, uint32_t count, bool by_gpa)
     }
 }
 
+/* True when extents cover all of a range. */
+static bool covers(const struct cpc_snp_hints *hints, const struct cpc_snp_range *range)
+{
+    uint64_t gpa = range->gpa;
+    uint64_t end = gpa + BYTES(range->pages);
+
+    /* <= CPC_SNP_EXTENTS turns: each goes to the end of another extent */
+    while (gpa < end) {
+        uint32_t i = 0;
+        while (i < hints->extents &&
+               gpa - hints->extent[i].gpa >= BYTES(hints->extent[i].pages)) {
+            i++;
+        }
+        if (i == hints->extents) {
+            return false;
+        }
+        gpa = hints->extent[i].gpa + BYTES(hints->extent[i].pages);
+    }
+    return true;
+}
+
+/* A page of the launch that is nowhere could not be given up by a destination. */
+static bool launch_covered(const struct cpc_snp_hints *hints,
+                           const struct cpc_boot_info *boot)
+{
+    for (uint32_t i = 0; i < boot->launch_ranges; i++) {   /* <= CPC_SNP_LAUNCH */
+        if (!covers(hints, &boot->launch[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
 uint32_t snp_check_extents(struct cpc_snp_hints *hints, const struct cpc_boot_info *boot)
 {
     if (hints->extents > CPC_SNP_EXTENTS || hints->table.count > CPC_REGION_LIMIT) {
@@ -103,7 +136,7 @@ uint32_t snp_check_extents(struct cpc_snp_hints *hints, const struct cpc_boot_in
         }
     }
     sort(hints->extent, hints->extents, false);
-    return CPC_S_OK;
+    return launch_covered(hints, boot) ? CPC_S_OK : CPC_S_BOOT_INFO;
 }
 
 /* Map what is not mapped yet. Nothing that is changes its place. */
