@@ -54,7 +54,10 @@ class Console:
         return output
 
     def wait_ready(self, log: Path, timeout: float) -> None:
-        """Until the guest has said in its console log that all has started."""
+        """Until the guest has said in its console log that all has started.
+
+        Raises ConsoleError when it has not in time, or QEMU is gone.
+        """
         end = time.monotonic() + timeout
         while True:
             text = log.read_text(errors="replace") if log.exists() else ""
@@ -62,7 +65,17 @@ class Console:
                 return
             if time.monotonic() > end:
                 raise ConsoleError(f"the guest is not ready after {timeout:g} s: {text[-2000:]}")
-            time.sleep(0.05)
+            # What is not read here keeps the guest from writing more: UEFI writes byte by
+            # byte, and a few hundred of them fill a socket.
+            self._socket.settimeout(0.05)
+            try:
+                gone = not self._socket.recv(65536)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                gone = True
+            if gone:
+                raise ConsoleError(f"QEMU closed the console: {text[-2000:]}")
 
     def close(self) -> None:
         """Hang up."""
