@@ -28,6 +28,8 @@ class ExitCode(IntEnum):
 
 
 SHOWN_MAX = 2000
+# What to do about LOST.
+RESTORE = "restore it from a snapshot or a backup"
 
 
 def shown(text: object, limit: int = SHOWN_MAX) -> str:

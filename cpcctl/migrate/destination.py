@@ -17,7 +17,7 @@ from collections.abc import Callable
 from cpcctl import abi
 from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
-from cpcctl.errors import CpcError, ExitCode, shown
+from cpcctl.errors import RESTORE, CpcError, ExitCode, shown
 from cpcctl.host.qmp import QmpError, QmpGone
 from cpcctl.host.shm import CallError
 from cpcctl.host.state import Folders, VmLock
@@ -295,12 +295,18 @@ class Destination:
 
     def _abort(self, params: rpc.Params) -> rpc.Params:
         words = shown(params.get("reason", "it did not say why"), 512)
-        reason = CpcError(
+        error = self.dead() or CpcError(
             "the source gave the migration up",
             host=self.job.record.data.get("source"),
             cause=words,
         )
-        token = self.give_up(self.dead() or reason)
+        if params.get("lost") is True:
+            # Only the source knows that it has the guest no more; this side gives it up
+            # for ever, or give_up() says that it cannot.
+            error.exit_code = ExitCode.LOST
+            error.message += f"; VM {self.job.record.vm} is lost"
+            error.hint = RESTORE
+        token = self.give_up(error)
         self.finished.set()
         return {"token": _text(token)}
 

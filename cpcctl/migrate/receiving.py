@@ -31,6 +31,11 @@ from cpcctl.vm import lifecycle
 
 WILDCARDS = ("0.0.0.0", "::")
 LOOK_SECONDS = patient(0.25)
+STATES = {
+    ExitCode.UNPROVEN: "unproven",
+    ExitCode.REFUSED: "refused",
+    ExitCode.LOST: "lost",
+}
 
 
 @dataclass(frozen=True)
@@ -200,7 +205,7 @@ def _report(ctx: Context, job: Job, destination: Destination) -> int:
         _say(ctx, result, f"{name} runs on {ctx.settings.host}")
         return 0
     error = destination.error or CpcError("the source left", host=ctx.settings.host)
-    state = {ExitCode.UNPROVEN: "unproven", ExitCode.REFUSED: "refused"}.get(error.exit_code)
+    state = STATES.get(error.exit_code)
     if destination.fact is DestinationFact.NOTHING:
         _forget_secrets(ctx, job)
     job.finish(state or "failed", error=error)

@@ -8,7 +8,7 @@ import contextlib
 import time
 
 from cpcctl.config.patience import patient
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import RESTORE, CpcError, ExitCode
 from cpcctl.host.qmp import QmpError, QmpGone
 from cpcctl.link import rpc
 from cpcctl.migrate.machine import (
@@ -100,6 +100,8 @@ def handle(source: Source, error: Exception) -> CpcError | None:
         else f"VM {source.side.vm.name} runs on {source.side.vm.host}"
     )
     cause.message = f"{cause.message}; {where}"
+    if plan.exit_code is ExitCode.LOST:
+        cause.hint = RESTORE
     return cause
 
 
@@ -109,7 +111,8 @@ def _do(source: Source, action: Action, event: Event) -> None:
     elif action is Action.ABORT_DESTINATION:
         # When it cannot hear, its own grace period ends it.
         with contextlib.suppress(rpc.LinkLost, rpc.RemoteError):
-            source.call("abort", {"reason": f"the source gave up: {event.value}"})
+            lost = event is Event.QEMU_DEAD
+            source.call("abort", {"reason": f"the source gave up: {event.value}", "lost": lost})
     elif action is Action.RESUME_SOURCE:
         resume(source.side, b"", paused=source.paused)
 
@@ -186,7 +189,10 @@ def take(source: Source, step: Step, token: bytes, cause: CpcError) -> CpcError 
     if step is Step.LOST:
         cause.exit_code = ExitCode.LOST
         cause.message += f"; VM {name} is lost"
-        cause.hint = "restore it from a snapshot or a backup"
+        cause.hint = RESTORE
+        # So that the other side says the same, at once: it would wait for us until its grace ends.
+        with contextlib.suppress(rpc.LinkLost, rpc.RemoteError):
+            source.call("abort", {"reason": cause.message, "lost": True})
         return cause
     return _unproven(source, cause, None)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 
 from cpcctl.config.settings import Settings
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import RESTORE, CpcError, ExitCode
 from cpcctl.jobs.store import Job
 from cpcctl.link import rpc, tls
 from cpcctl.link import ticket as tickets
@@ -77,7 +77,7 @@ def _ask(job: Job) -> tuple[Step, str]:
             if step is Step.CLEAN_SOURCE:
                 client.call("done")
             elif step is Step.LOST:
-                client.call("abort", {"reason": "QEMU on the source died"})
+                client.call("abort", {"reason": "QEMU on the source died", "lost": True})
         return step, host
     finally:
         client.close()
@@ -127,7 +127,7 @@ def _lost(settings: Settings, job: Job, trouble: CpcError) -> CpcError:
         exit_code=ExitCode.LOST,
         host=settings.host,
         cause=trouble.cause or trouble.message,
-        hint="restore it from a snapshot or a backup",
+        hint=RESTORE,
     )
 
 

@@ -118,7 +118,7 @@ def test_destination_qemu_killed(pair: Pair, point: str) -> None:
     if point == "there-prepared":
         done = finish(process, 7)
         assert "is lost" in done.stderr
-        finish(receive, None)
+        assert "is lost" in finish(receive, 7).stderr
         return
     done = finish(process, 1)
     assert "runs on host-a" in done.stderr
@@ -170,7 +170,9 @@ def test_source_qemu_killed(pair: Pair, phase: str) -> None:
     os.kill(worker, signal.SIGCONT)
     done = finish(process, 7)
     assert "lost" in done.stderr
-    finish(receive, None)
+    said = finish(receive, 7).stderr
+    assert f"VM {name} is lost" in said and "restore it" in said
+    assert pair.b.jobs("receive")[-1]["state"] == "lost"
     assert pair.b.vm_state(name) == "absent"
 
 
@@ -215,7 +217,7 @@ def test_source_host_dies_with_the_commit(pair: Pair) -> None:
     job = everything_killed_on_a(pair, process, name)
     done = pair.a.run("job", "resume", job, expect=7)
     assert "was lost" in done.stderr
-    finish(receive, 1)
+    finish(receive, 7)
     assert (pair.a.vm_state(name), pair.b.vm_state(name)) == ("absent", "absent")
 
 
