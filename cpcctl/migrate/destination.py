@@ -146,7 +146,7 @@ class Destination:
             self.side = Side.attach(vm)
         except BaseException:
             lifecycle.discard(self.settings, spec.name)
-            lock.release()
+            lock.remove()
             raise
         self.lock = lock
         self.fact = DestinationFact.RECEIVING
@@ -215,7 +215,9 @@ class Destination:
         return CpcError(
             f"QEMU of VM {side.vm.name} died on {self.settings.host}",
             host=self.settings.host,
-            hint=f"look at {side.vm.paths.log} and at the kernel's log",
+            # Here, since the log goes with everything else of a guest that did not arrive.
+            cause=side.vm.last_words,
+            hint=f"dmesg | tail, on {self.settings.host}: whether the kernel ended it",
         )
 
     def _check_alive(self) -> None:
@@ -346,7 +348,7 @@ class Destination:
         lifecycle.discard(self.settings, side.vm.name)
         self.side = None
         if self.lock is not None:
-            self.lock.release()
+            self.lock.remove()
         return token
 
     def close(self) -> None:

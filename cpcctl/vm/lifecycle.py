@@ -43,6 +43,8 @@ FIRMWARE_SECONDS = patient(30.0)
 LOOK_SECONDS = patient(5.0)
 # QEMU itself, its devices and its translated code.
 OVERHEAD = 256 << 20
+# Of a log, in an error that the other host shows as well: it takes 2000 characters of it.
+WORDS_MAX = 1500
 
 
 @dataclass
@@ -78,6 +80,14 @@ class Vm:
         """One of its hvCPUs, to call."""
         return Hvcpu(qmp, rings, number)
 
+    @property
+    def last_words(self) -> str:
+        """How a QEMU that is gone ended, as far as that is known, and the end of its log."""
+        code = self.child.returncode if self.child is not None else None
+        how = "" if code is None else live.ending(code)
+        said = live.log_tail(self.paths.log, WORDS_MAX)
+        return "\n".join(filter(None, (how, said))) or "it left no word in its log"
+
     def kill(self) -> None:
         """End its QEMU at once; the guest is gone. Waits until it is."""
         self.process.signal(SIGTERM)
@@ -104,7 +114,7 @@ def attach(settings: Settings, name: str) -> Vm:
             f"VM {name} does not run",
             exit_code=ExitCode.UNREACHABLE,
             host=settings.host,
-            cause=_log_tail(paths.log),
+            cause=live.log_tail(paths.log),
             hint=f"cpcctl vm start {paths.definition}",
         )
     return vm
@@ -283,7 +293,7 @@ def _first_contact(vm: Vm) -> Qmp:
                 f"QEMU of VM {vm.name} did not answer within {START_TIMEOUT:g} s",
                 exit_code=ExitCode.UNREACHABLE,
                 host=vm.host,
-                cause=_log_tail(vm.paths.log),
+                cause=live.log_tail(vm.paths.log),
             )
         time.sleep(0.005)
 
@@ -296,14 +306,14 @@ def _ended(vm: Vm) -> CpcError:
             f"QEMU of VM {vm.name} was killed by signal {-code} while it started",
             exit_code=ExitCode.UNREACHABLE,
             host=vm.host,
-            cause=_log_tail(vm.paths.log),
+            cause=live.log_tail(vm.paths.log),
             hint="cpcctl doctor",
         )
     return CpcError(
         f"QEMU refuses to start VM {vm.name}",
         exit_code=ExitCode.REFUSED,
         host=vm.host,
-        cause=_log_tail(vm.paths.log),
+        cause=live.log_tail(vm.paths.log),
         hint="change what QEMU names; vm start --print-command shows what it is given",
     )
 
@@ -432,13 +442,3 @@ def list_all(settings: Settings) -> list[dict[str, Any]]:
         with contextlib.suppress(CpcError):
             found.append(status(settings, name))
     return found
-
-
-def _log_tail(log: Path) -> str | None:
-    """QEMU's last words, of at most 4 KiB; warnings only where there is nothing else."""
-    try:
-        text = log.read_bytes()[-4096:].decode("utf-8", "replace").strip()
-    except OSError:
-        return None
-    errors = [line for line in text.splitlines() if ": warning: " not in line]
-    return "\n".join(errors) or text or None

@@ -56,3 +56,18 @@ def ended(spec: VmSpec, log: Path) -> dict[str, Any]:
     except OSError:
         return {}
     return {} if why is None else {"ended": why}
+
+
+def log_tail(log: Path, limit: int = 4096) -> str | None:
+    """QEMU's last words, of so many bytes; warnings only where there is nothing else."""
+    try:
+        text = log.read_bytes()[-limit:].decode("utf-8", "replace").strip()
+    except OSError:
+        return None
+    errors = [line for line in text.splitlines() if ": warning: " not in line]
+    return "\n".join(errors) or text or None
+
+
+def ending(code: int) -> str:
+    """A process's end by its return code, as subprocess has it."""
+    return f"it was killed by signal {-code}" if code < 0 else f"it ended with status {code}"

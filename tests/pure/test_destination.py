@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,9 +16,13 @@ from cpcctl.cli.context import Context
 from cpcctl.cli.output import Output
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError
+from cpcctl.host.process import ProcessId
+from cpcctl.host.state import Folders, VmLock, make_folder
 from cpcctl.jobs.store import JobStore
 from cpcctl.migrate import receiving
 from cpcctl.migrate.destination import Destination
+from cpcctl.vm import lifecycle
+from cpcctl.vm.spec import VmSpec
 
 
 @pytest.fixture
@@ -61,3 +68,45 @@ def test_the_source_gave_up(
     assert (error.host, error.cause) == ("host-a", "QEMU on the source has gone")
     assert ("VM t is lost" in error.message) == (code == 7)
     assert (error.hint is not None) == (code == 7)
+
+
+def qemu_that_ended(settings: Settings, said: str, how: str) -> lifecycle.Vm:
+    """A process of ours that is gone, with everything that a VM has on a host."""
+    paths = Folders.of(settings).vm("t")
+    for folder in (paths.state, paths.run):
+        make_folder(folder)
+    paths.log.write_text(said)
+    paths.definition.write_text("name: t\nmemory: 64M\n")
+    child = subprocess.Popen([sys.executable, "-c", how])
+    process = ProcessId.of(child.pid)
+    assert process is not None
+    child.wait()
+    return lifecycle.Vm("t", VmSpec("t", 64 << 20), paths, process, [], settings.host, child)
+
+
+@pytest.mark.parametrize(
+    ("said", "how", "cause"),
+    [
+        ("x: warning: noise\nassertion failed\n", "import os; os.abort()",
+         "it was killed by signal 6\nassertion failed"),
+        ("", "import os; os.kill(os.getpid(), 9)", "it was killed by signal 9"),
+        (f"{'old ' * 2000}\nlast\n", "raise SystemExit(1)", "it ended with status 1\n"),
+    ],
+)
+def test_a_dead_qemus_last_words_are_in_the_error(
+    said: str, how: str, cause: str, settings: Settings, arriving: Destination
+) -> None:
+    """Its log is removed with all else of a guest that did not arrive."""
+    vm = qemu_that_ended(settings, said, how)
+    arriving.side = cast(Any, SimpleNamespace(vm=vm, close=lambda: None))
+    arriving.lock = VmLock.take(Folders.of(settings), "t", "a test")
+    arriving.handle("abort", {"reason": "it died"})
+    error = end(settings, arriving)
+    assert error.message == "QEMU of VM t died on host-b"
+    assert error.cause is not None and error.cause.startswith(cause)
+    assert len(error.cause) < 1600 and (not said or error.cause.endswith(said.split()[-1]))
+    assert error.hint is not None and str(settings.state_dir) not in error.hint
+    assert arriving.job.record.error is not None
+    assert arriving.job.record.error["cause"] == error.cause
+    left = [path for path in settings.state_dir.parent.rglob("*") if path.is_file()]
+    assert left == [settings.state_dir / "jobs" / f"{arriving.job.id}.json"]

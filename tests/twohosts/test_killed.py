@@ -140,7 +140,9 @@ def test_destination_qemu_killed_in_mid_copy(pair: Pair) -> None:
     assert "cannot be reached" not in done.stderr
     assert "runs on host-a" in done.stderr
     pair.check_next_try(name)
-    assert f"QEMU of VM {name} died on host-b" in finish(receive, 1).stderr
+    said = finish(receive, 1).stderr
+    assert f"QEMU of VM {name} died on host-b" in said
+    assert "it was killed by signal 9" in said and "it was killed by signal 9" in done.stderr
 
 
 def test_destination_qemu_killed_while_the_source_is_silent(pair: Pair) -> None:
