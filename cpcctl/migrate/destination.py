@@ -140,13 +140,21 @@ class Destination:
             leftover.remove(self.settings, spec.name)
             self.job.record.data["launched"] = spec.name
             self.job.phase("prepare")
+            # Leaves nothing when it fails; what has this name then is somebody else's.
             vm = lifecycle.start(
                 self.settings, checks.fit_taps(spec, self.taps), incoming=True, lock=lock
             )
-            self.side = Side.attach(vm)
+            try:
+                self.side = Side.attach(vm)
+            except BaseException:
+                lifecycle.discard(self.settings, spec.name)
+                raise
         except BaseException:
-            lifecycle.discard(self.settings, spec.name)
-            lock.remove()
+            self.job.record.data.pop("launched", None)
+            if Folders.of(self.settings).vm(spec.name).state.exists():
+                lock.release()
+            else:
+                lock.remove()
             raise
         self.lock = lock
         self.fact = DestinationFact.RECEIVING

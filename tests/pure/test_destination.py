@@ -15,7 +15,7 @@ import pytest
 from cpcctl.cli.context import Context
 from cpcctl.cli.output import Output
 from cpcctl.config.settings import Settings
-from cpcctl.errors import CpcError
+from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.process import ProcessId
 from cpcctl.host.state import Folders, VmLock, make_folder
 from cpcctl.jobs.store import JobStore
@@ -82,6 +82,25 @@ def qemu_that_ended(settings: Settings, said: str, how: str) -> lifecycle.Vm:
     assert process is not None
     child.wait()
     return lifecycle.Vm("t", VmSpec("t", 64 << 20), paths, process, [], settings.host, child)
+
+
+def test_a_vm_started_meanwhile_is_left_alone(
+    settings: Settings, arriving: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Preflight saw none of this name; then somebody started one."""
+    here = qemu_that_ended(settings, "", "")
+
+    def start(*_: object, **__: object) -> None:
+        raise CpcError("VM t runs on host-b already", exit_code=ExitCode.REFUSED)
+
+    monkeypatch.setattr(lifecycle, "start", start)
+    request = {"spec": here.spec.document()}
+    arriving._passed = request
+    with pytest.raises(CpcError, match="runs on host-b already"):
+        arriving.handle("prepare", request)
+    assert here.paths.definition.exists()
+    assert here.paths.run.exists()
+    VmLock.take(Folders.of(settings), "t", "a test").release()
 
 
 @pytest.mark.parametrize(
