@@ -33,7 +33,7 @@ from cpcctl.host.state import (
 from cpcctl.snp import checks as snp_checks
 from cpcctl.snp import definition as snp
 from cpcctl.vm import command as commands
-from cpcctl.vm import live, ready
+from cpcctl.vm import live, protection, ready
 from cpcctl.vm import spec as specs
 from cpcctl.vm.prepare import Note, command_line, resolve
 from cpcctl.vm.spec import VmSpec
@@ -397,8 +397,9 @@ def status(settings: Settings, name: str) -> dict[str, Any]:
 
     state: stopped, unreachable, frozen, or QEMU's run state (running, paused,
     postmigrate, ...); with it, from a QEMU that answers: hvcpus, gvcpus,
-    trusted_bytes, firmware_version, launch_digest; ended: why the guest ended itself,
-    of a stopped one that did. Raises CpcError (2) when there is none.
+    trusted_bytes, firmware_version, launch_digest; emulated, policy: of an SEV-SNP guest;
+    ended: why the guest ended itself, of a stopped one that did. Raises CpcError (2)
+    when there is none.
     """
     return look(settings, name)[0]
 
@@ -417,7 +418,7 @@ def look(settings: Settings, name: str) -> tuple[dict[str, Any], CpcError | None
     found |= {"memory": spec.memory, "machine": spec.machine, "accel": spec.accel}
     found |= {"platform": spec.platform}
     if spec.platform == snp.PLATFORM:
-        found |= {"policy": f"{spec.snp.policy:#x}"}
+        found |= {"emulated": protection.emulated(spec.accel), "policy": f"{spec.snp.policy:#x}"}
     if vm is None or not vm.alive:
         return found | live.ended(spec, paths.log), None
     found["pid"] = vm.process.pid

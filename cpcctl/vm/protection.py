@@ -28,11 +28,16 @@ def line(platform: str, accel: str, *, debug: bool = False) -> str:
     """For people. accel: as the VM has it; debug: its policy lets the host read it."""
     if platform != snp.PLATFORM:
         return PLAIN
-    if accel != "kvm":
+    if emulated(accel):
         return EMULATED
     return DEBUG if debug else REAL
 
 
+def emulated(accel: str) -> bool:
+    """Whether QEMU plays the processor of a confidential guest, and so protects nothing."""
+    return accel != "kvm"
+
+
 def kind(platform: str, accel: str) -> str:
     """What both hosts of a migration must have alike."""
-    return platform if platform != snp.PLATFORM or accel == "kvm" else f"{platform}-emulated"
+    return f"{platform}-emulated" if platform == snp.PLATFORM and emulated(accel) else platform

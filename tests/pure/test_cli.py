@@ -165,6 +165,27 @@ def test_a_job_is_shown(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert columns == [job.id, "migrate", "a", "done", "precopy", "0"]
 
 
+@pytest.mark.parametrize(
+    ("definition", "emulated"),
+    [
+        ("platform: sev-snp\naccel: tcg\n", True),
+        ("platform: sev-snp\naccel: kvm\n", False),
+        ("accel: tcg\n", None),
+    ],
+)
+def test_json_says_whether_an_snp_guest_is_emulated(
+    definition: str, emulated: bool | None, host: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a plain guest there is nothing to say; its processor protects nothing either way."""
+    folder = host / "s" / "vms" / "a"
+    folder.mkdir(parents=True)
+    (folder / "vm.yaml").write_text(f"name: a\nmemory: 256M\nmachine: pc-q35-10.0\n{definition}")
+    assert run("vm", "status", "a", "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out).get("emulated") is emulated
+    assert run("vm", "list", "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out)[0].get("emulated") is emulated
+
+
 def test_version_without_any_part(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("version", "--format", "json") == 0
     shown = capsys.readouterr()

@@ -82,6 +82,7 @@ def test_a_life(place: Settings, define: Define, cli: Cli, tmp_path: Path) -> No
     assert (code, err.startswith(EMULATED)) == (0, True)
     shown = json.loads(out)
     assert (shown["state"], shown["platform"], shown["gvcpus"]) == ("running", "sev-snp", 3)
+    assert shown["emulated"] is True
     # What the emulated processor took, against what was expected before it started.
     assert shown["launch_digest"] == printed["launch_digest"]
     vm = lifecycle.attach(place, "a")
