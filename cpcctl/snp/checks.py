@@ -9,6 +9,7 @@ from pathlib import Path
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.host import cpu_model, find
+from cpcctl.host.files import open_plain
 from cpcctl.host.qmp import Qmp
 from cpcctl.snp import cpu as cpus
 from cpcctl.snp import kernel, measure, ovmf
@@ -99,7 +100,7 @@ def _hvcpus(settings: Settings, spec: VmSpec, image: Path) -> FirmwareLaunch:
 def read_firmware(path: Path) -> Ovmf:
     """Parse an image. Raises NoOvmf, which says what is wrong, also when it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             return ovmf.read(file.read(ovmf.SIZE_MAX + 1))
     except OSError as error:
         raise NoOvmf(f"it cannot be read: {reason(error)}") from error

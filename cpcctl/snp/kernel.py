@@ -7,6 +7,8 @@ import re
 import struct
 from pathlib import Path
 
+from cpcctl.host.files import open_plain
+
 MAGIC_AT, MAGIC = 0x202, b"HdrS"
 VERSION_AT, VERSION_BASE, VERSION_MAX = 0x20E, 0x200, 128
 # Setup code, the version text in it, is at most 64 sectors.
@@ -51,7 +53,7 @@ def look(path: Path) -> str:
 
     Raises OSError when the file cannot be read.
     """
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         head = file.read(HEAD)
     try:
         found = release(head)
@@ -63,7 +65,7 @@ def look(path: Path) -> str:
 
 def _config(path: Path) -> str | None:
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             return file.read(CONFIG_MAX).decode("utf-8", "replace")
     except OSError:
         return None

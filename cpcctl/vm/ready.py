@@ -6,19 +6,33 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, reason
+from cpcctl.host.files import other_kind
 from cpcctl.vm.spec import VmSpec
 
 
 def check(host: str, spec: VmSpec) -> None:
     """Raises CpcError (3) for the first thing that is not there."""
     for path in [*spec.named_files, *(disk.path for disk in spec.disks)]:
-        if not Path(path).exists():
+        try:
+            kind = other_kind(Path(path))
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError)
+            words = "is not there" if missing else "cannot be looked at"
             raise CpcError(
-                f"VM {spec.name} needs {path}, which is not there",
+                f"VM {spec.name} needs {path}, which {words}",
                 exit_code=ExitCode.REFUSED,
                 host=host,
+                cause=None if missing else reason(error),
                 hint=f"ls -l {path}",
+            ) from error
+        if kind:
+            # QEMU refuses some of them, and would wait for ever for others.
+            raise CpcError(
+                f"VM {spec.name} needs a file {path}, which is {kind}",
+                exit_code=ExitCode.REFUSED,
+                host=host,
+                hint=f"ls -l {path}; name a plain file in its place",
             )
     for nic in spec.nics:
         if nic.tap is not None:

@@ -12,6 +12,7 @@ from typing import Any
 from cpcctl import abi
 from cpcctl.config.settings import ACCELS
 from cpcctl.errors import CpcError, ExitCode, reason
+from cpcctl.host.files import NotPlain, open_plain
 from cpcctl.host.state import NAME
 from cpcctl.snp import definition as snp
 from cpcctl.snp.definition import Snp
@@ -255,11 +256,14 @@ def load(path: Path) -> VmSpec:
     from cpcctl.config.document import parse
 
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             data = file.read(FILE_LIMIT + 1)
     except OSError as error:
         raise CpcError(
-            f"{path} cannot be read", exit_code=ExitCode.USAGE, cause=reason(error)
+            f"{path} cannot be read",
+            exit_code=ExitCode.USAGE,
+            cause=reason(error),
+            hint="write the definition into a plain file" if isinstance(error, NotPlain) else None,
         ) from error
     if len(data) > FILE_LIMIT:
         raise CpcError(f"{path} is too long", exit_code=ExitCode.USAGE)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +16,10 @@ import pytest
 from cpcctl import __main__ as entry
 from cpcctl import abi
 from cpcctl.cli.verbs import GROUPS, VERBS
+from cpcctl.host.files import NotPlain
 from cpcctl.jobs.store import JobStore
+from cpcctl.snp import checks, kernel
+from cpcctl.snp.ovmf import NoOvmf
 
 TOP = Path(__file__).parents[2]
 HEAVY = ("rich", "asyncio", "yaml", "ssl", "qemu", "cryptography", "subprocess", "email")
@@ -292,6 +297,63 @@ def test_a_definition_that_is_refused_as_a_file(
     path.write_text(text)
     assert run("vm", "start", str(path)) == 2
     assert capsys.readouterr().err.splitlines()[0] == f"error: {path}{words}"
+
+
+def other_than_files(folder: Path) -> dict[str, str]:
+    """Things that can be named in place of a file, and what they are."""
+    os.mkfifo(folder / "fifo")
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind(str(folder / "sock"))
+    return {
+        str(folder / "fifo"): "a FIFO", "/dev/zero": "a device", "/dev/tty": "a device",
+        str(folder / "sock"): "a socket", str(folder): "a folder",
+    }
+
+
+@pytest.mark.timeout(20)
+def test_a_definition_that_is_no_file(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody writes into this FIFO: to open it would wait for ever."""
+    for path, kind in other_than_files(host).items():
+        for more in ([], ["--print-command"]):
+            assert run("vm", "start", path, *more) == 2
+            assert capsys.readouterr().err == (
+                f"error: {path} cannot be read\n"
+                f"  cause: it is {kind} and no plain file: {path}\n"
+                "  try: write the definition into a plain file\n"
+            )
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kernel: {0}", "kernel: {1}\ninitrd: {0}", "uefi_code: {0}", "disks: [path: {0}]",
+        "platform: sev-snp\nsev-snp: {{firmware: {0}}}", "platform: sev-snp\nkernel: {0}",
+    ],
+)
+def test_a_definition_that_names_what_is_no_file(
+    text: str, host: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = host / "plain"
+    plain.write_text("")
+    for path, kind in other_than_files(host).items():
+        words = f"name: a\nmemory: 256M\n{text.format(path, plain)}\n"
+        (host / "vm.yaml").write_text(words)
+        assert run("vm", "start", str(host / "vm.yaml")) == 3
+        assert capsys.readouterr().err == (
+            f"error: VM a needs a file {path}, which is {kind}\n"
+            f"  try: ls -l {path}; name a plain file in its place\n"
+        )
+
+
+@pytest.mark.timeout(20)
+def test_a_kernel_or_firmware_to_measure_that_is_no_file(host: Path) -> None:
+    """As --print-command looks at them, before anything else does."""
+    for path, kind in other_than_files(host).items():
+        with pytest.raises(NotPlain, match=f"it is {kind}"):
+            kernel.look(Path(path))
+        with pytest.raises(NoOvmf, match=f"it is {kind}"):
+            checks.read_firmware(Path(path))
 
 
 def test_damaged_job_files_are_named(host: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that an operator names: looked at before they are opened.
+
+Opening or reading a FIFO or a terminal waits for somebody, perhaps for ever, and opening
+some devices does something.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+class NotPlain(OSError):
+    """There is something else than a plain file."""
+
+
+def other_kind(path: Path) -> str:
+    """"" for a plain file, else what it is. Follows symbolic links. Raises OSError."""
+    return KINDS.get(stat.S_IFMT(path.stat().st_mode), "")
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Open a file to read. Raises OSError, NotPlain among them."""
+    kind = other_kind(path)
+    if kind:
+        raise NotPlain(errno.EINVAL, f"it is {kind} and no plain file", str(path))
+    return path.open("rb")
