@@ -19,6 +19,9 @@ from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.host.qmp import Qmp, QmpGone
 
 LIBRARY = Path("/usr/lib/cpc")
+# For one that a definition names.
+OVMF_FIX = "make ovmf, and leave sev-snp: firmware out"
+FIRMWARE_FIX = "make firmware, or set CPCCTL_FIRMWARE"
 T = TypeVar("T")
 ASK_SECONDS = patient(20.0)
 COMMANDS = frozenset(
@@ -36,23 +39,24 @@ COMMANDS = frozenset(
 
 
 def _first(what: str, named: Path | None, usual: list[Path], fix: str) -> Path:
+    """Raises CpcError (3), as for a part that is there and does not do."""
     if named is not None:
         if not named.is_file():
-            raise CpcError(f"no {what} at {named}", exit_code=ExitCode.USAGE, hint=fix)
+            raise CpcError(f"no {what} at {named}", exit_code=ExitCode.REFUSED, hint=fix)
         return named
     for path in usual:
         if path.is_file():
             return path
     raise CpcError(
         f"no {what} found",
-        exit_code=ExitCode.USAGE,
+        exit_code=ExitCode.REFUSED,
         cause="looked at " + ", ".join(str(path) for path in usual),
         hint=fix,
     )
 
 
 def qemu_binary(settings: Settings) -> Path:
-    """The QEMU to use. Raises CpcError (2)."""
+    """The QEMU to use. Raises CpcError (3)."""
     usual = [
         settings.cache_dir / "current" / "qemu" / "bin" / "qemu-system-x86_64",
         LIBRARY / "qemu" / "bin" / "qemu-system-x86_64",
@@ -69,33 +73,30 @@ def qemu_data(settings: Settings, qemu: Path) -> Path | None:
 
 
 def firmware_image(settings: Settings) -> Path:
-    """The firmware to use. Raises CpcError (2)."""
+    """The firmware to use. Raises CpcError (3)."""
     usual = [
         settings.cache_dir / "current" / "firmware" / "cpc-firmware.bin",
         LIBRARY / "cpc-firmware.bin",
     ]
-    return _first(
-        "hvCPU firmware", settings.firmware, usual, "make firmware, or set CPCCTL_FIRMWARE"
-    )
+    return _first("hvCPU firmware", settings.firmware, usual, FIRMWARE_FIX)
 
 
 def ovmf_image(settings: Settings, named: str | None = None) -> Path:
     """The UEFI firmware of SEV-SNP guests, code and variables in one file.
 
-    named: what a definition says. Raises CpcError (2).
+    named: what a definition says. Raises CpcError (3).
     """
     usual = [
         settings.cache_dir / "current" / "ovmf" / "OVMF.fd",
         LIBRARY / "OVMF.fd",
         Path("/usr/share/ovmf/OVMF.fd"),
     ]
-    return _first(
-        "OVMF", Path(named) if named else None, usual, "make ovmf, or apt install ovmf"
-    )
+    fix = OVMF_FIX if named else "make ovmf, or apt install ovmf"
+    return _first("OVMF", Path(named) if named else None, usual, fix)
 
 
 def probe_guest(settings: Settings) -> Path:
-    """The guest that finds out whether KVM works. Raises CpcError (2)."""
+    """The guest that finds out whether KVM works. Raises CpcError (3)."""
     name = "kvm-probe.bin"
     usual = [settings.firmware.parent / name] if settings.firmware is not None else []
     usual += [settings.cache_dir / "current" / "firmware" / name, LIBRARY / name]
@@ -109,7 +110,10 @@ def firmware_version(path: Path) -> str:
             data = file.read(ctypes.sizeof(abi.ImageHeader))
     except OSError as error:
         raise CpcError(
-            f"the firmware {path} cannot be read", exit_code=ExitCode.REFUSED, cause=reason(error)
+            f"the firmware {path} cannot be read",
+            exit_code=ExitCode.REFUSED,
+            cause=reason(error),
+            hint=FIRMWARE_FIX,
         ) from error
     if len(data) < ctypes.sizeof(abi.ImageHeader):
         why = f"it has only {len(data)} bytes"
@@ -122,7 +126,7 @@ def firmware_version(path: Path) -> str:
         f"{path} is not a firmware image of this version",
         exit_code=ExitCode.REFUSED,
         cause=why,
-        hint="make firmware",
+        hint=FIRMWARE_FIX,
     )
 
 

@@ -17,7 +17,7 @@ from cpcctl.snp.cpu import Cpu
 from cpcctl.snp.definition import POLICY_SMT
 from cpcctl.snp.launch import FirmwareLaunch
 from cpcctl.snp.ovmf import NoOvmf, Ovmf
-from cpcctl.vm import command
+from cpcctl.vm import command, ready
 from cpcctl.vm.spec import VmSpec
 
 OBJECT = "sev-snp-guest"
@@ -119,7 +119,7 @@ def firmware_problem(path: Path, emulated: bool) -> str:
 
 def _firmware(path: Path, emulated: bool) -> list[tuple[str, str]]:
     why = firmware_problem(path, emulated)
-    return [(why, "make ovmf, and leave sev-snp: firmware out")] if why else []
+    return [(why, find.OVMF_FIX)] if why else []
 
 
 def _qemu(binary: Path, able: Qemu, emulated: bool) -> list[tuple[str, str]]:
@@ -137,6 +137,6 @@ def _kernel(spec: VmSpec) -> list[tuple[str, str]]:
     try:
         why = kernel.look(Path(spec.kernel))
     except OSError as error:
-        why = f"the kernel cannot be read: {reason(error)}"
+        return [(f"the kernel cannot be read: {reason(error)}", ready.KERNEL_FIX)]
     fix = f"use a kernel of 5.19 or later with {kernel.OPTION}=y, such as Debian's 6.1 or 6.12"
     return [(why, fix)] if why else []

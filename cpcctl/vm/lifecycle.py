@@ -16,7 +16,6 @@ from typing import Any
 from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, reason
-from cpcctl.host import find
 from cpcctl.host.firmware import Hvcpu
 from cpcctl.host.process import ProcessId, spawn
 from cpcctl.host.qmp import CONNECT_SECONDS, Qmp, QmpGone
@@ -193,7 +192,6 @@ def start(
         )
     _check_memory(settings, spec)
     ready.check(settings.host, spec)
-    find.firmware_version(find.firmware_image(settings))
     spec = resolve(settings, spec, accel, note)
     if spec.platform == snp.PLATFORM:
         snp_checks.check(settings, spec)

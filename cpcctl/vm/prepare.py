@@ -33,9 +33,10 @@ def resolve(
     accel: what a flag says. note: is told which one auto became, and why.
     elsewhere: kvm that is asked for is taken for an SEV-SNP guest even where it does
     not work: the answer is for another host.
-    Raises CpcError (3) for an unpatched QEMU, an unknown machine type, and kvm
-    where it does not work.
+    Raises CpcError (3) for a firmware or a QEMU that is not there or not ours, an
+    unknown machine type, and kvm where it does not work.
     """
+    find.firmware_version(find.firmware_image(settings))
     binary = find.qemu_binary(settings)
     qemu = find.probe(binary, find.qemu_data(settings, binary))
     if qemu.missing:

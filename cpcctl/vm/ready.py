@@ -7,8 +7,14 @@ import socket
 from pathlib import Path
 
 from cpcctl.errors import CpcError, ExitCode, reason
+from cpcctl.host import find
 from cpcctl.host.files import other_kind
 from cpcctl.vm.spec import VmSpec
+
+KERNEL_FIX = (
+    "ls /boot/vmlinuz-*, and name one of these as kernel; "
+    "apt install linux-image-cloud-amd64 where there is none"
+)
 
 
 def check(host: str, spec: VmSpec) -> None:
@@ -24,7 +30,7 @@ def check(host: str, spec: VmSpec) -> None:
                 exit_code=ExitCode.REFUSED,
                 host=host,
                 cause=None if missing else reason(error),
-                hint=f"ls -l {path}",
+                hint=_fix(spec, path) if missing else f"ls -l {path}",
             ) from error
         if kind:
             # QEMU refuses some of them, and would wait for ever for others.
@@ -37,6 +43,13 @@ def check(host: str, spec: VmSpec) -> None:
     for nic in spec.nics:
         if nic.tap is not None:
             _check_tap(host, spec.name, nic.tap)
+
+
+def _fix(spec: VmSpec, path: str) -> str:
+    """What to type when a file is not there."""
+    if path == spec.kernel:
+        return KERNEL_FIX
+    return find.OVMF_FIX if path == spec.snp.firmware else f"ls -l {path}"
 
 
 def _check_tap(host: str, name: str, tap: str) -> None:

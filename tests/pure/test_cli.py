@@ -16,10 +16,14 @@ import pytest
 from cpcctl import __main__ as entry
 from cpcctl import abi
 from cpcctl.cli.verbs import GROUPS, VERBS
+from cpcctl.config.load import load
+from cpcctl.errors import CpcError
+from cpcctl.host import find
 from cpcctl.host.files import NotPlain
 from cpcctl.jobs.store import JobStore
 from cpcctl.snp import checks, kernel
 from cpcctl.snp.ovmf import NoOvmf
+from cpcctl.vm import ready
 
 TOP = Path(__file__).parents[2]
 HEAVY = ("rich", "asyncio", "yaml", "ssl", "qemu", "cryptography", "subprocess", "email")
@@ -114,18 +118,52 @@ def test_a_definition_with_an_unknown_key(
     golden("error-unknown-key.txt", capsys.readouterr().err.replace(str(host), "HOST"))
 
 
-def test_no_qemu(
-    host: Path, golden: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("more", [[], ["--print-command"]])
+def test_a_part_that_lacks_or_does_not_do(
+    more: list[str], host: Path, golden: Callable[[str, str], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path = host / "vm.yaml"
-    path.write_text("name: a\nmemory: 64M\n")
-    assert run("vm", "start", str(path)) == 2
-    golden("error-no-firmware.txt", capsys.readouterr().err.replace(str(host), "HOST"))
-    firmware = host / "fw"
+    """Missing or wrong, the host's or the definition's: one exit code, as doctor's."""
+    definition, firmware = host / "vm.yaml", host / "fw"
+    definition.write_text("name: a\nmemory: 64M\n")
+
+    def start(*flags: str) -> str:
+        assert run("vm", "start", str(definition), *more, *flags) == 3
+        return capsys.readouterr().err.replace(str(host), "HOST")
+
+    golden("error-no-firmware.txt", start())
     firmware.write_bytes(b"not a firmware")
-    assert run("vm", "start", str(path), "--firmware", str(firmware)) == 3
-    golden("error-bad-firmware.txt", capsys.readouterr().err.replace(str(host), "HOST"))
+    golden("error-bad-firmware.txt", start("--firmware", str(firmware)))
+    assert start("--firmware", "/none").startswith("error: no hvCPU firmware at /none\n")
+    header = abi.ImageHeader(magic=abi.IMAGE_MAGIC, abi=abi.ABI_VERSION)
+    firmware.write_bytes(bytes(header))
+    golden("error-no-qemu.txt", start("--firmware", str(firmware)))
+    assert "no patched QEMU at /none\n" in start("--firmware", str(firmware), "--qemu", "/none")
     assert not (host / "s" / "vms").exists()
+
+
+def test_a_firmware_of_snp_guests_that_lacks(host: Path) -> None:
+    with pytest.raises(CpcError, match="no OVMF at /none") as caught:
+        find.ovmf_image(load({}), "/none")
+    assert (caught.value.exit_code, caught.value.hint) == (3, find.OVMF_FIX)
+
+
+@pytest.mark.parametrize(
+    ("key", "fix"),
+    [
+        ("kernel: /none", ready.KERNEL_FIX),
+        ("platform: sev-snp\nsev-snp: {firmware: /none}", find.OVMF_FIX),
+        ("disks: [path: /none]", "ls -l /none"),
+    ],
+)
+def test_a_missing_file_of_a_definition(
+    key: str, fix: str, host: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (host / "vm.yaml").write_text(f"name: a\nmemory: 256M\n{key}\n")
+    assert run("vm", "start", str(host / "vm.yaml")) == 3
+    assert capsys.readouterr().err == (
+        f"error: VM a needs /none, which is not there\n  try: {fix}\n"
+    )
 
 
 def test_too_little_memory(

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from cpcctl.config.settings import Settings
+from cpcctl.host import find
 from cpcctl.host.firmware import HvcpuDead
 from cpcctl.setup import store
 from cpcctl.snp import ovmf
-from cpcctl.vm import lifecycle
+from cpcctl.vm import lifecycle, ready
 from tests.one_host import Cli
 from tests.onevm import images
 from tests.onevm.faulty import OUTSIDE
@@ -175,9 +176,15 @@ def test_what_is_refused_before_the_start(
             code, out, err = cli("vm", "start", path, *more)
             assert (code, out) == (3, ""), (changes, err)
             assert words in err and fix in err, (changes, err)
-    missing = str(tmp_path / "none.fd")
-    code, _, err = cli("vm", "start", str(define(**{"sev-snp": {"firmware": missing}})))
-    assert (code, missing in err) == (3, True)
+    missing = str(tmp_path / "none")
+    for changes, fix in (
+        ({"sev-snp": {"firmware": missing}}, find.OVMF_FIX),
+        ({"kernel": missing}, ready.KERNEL_FIX),
+    ):
+        for more in ([], ["--print-command"]):
+            code, out, err = cli("vm", "start", str(define(**changes)), *more)
+            assert (code, out) == (3, ""), err
+            assert missing in err and fix in err, err
     assert cli("vm", "list", "--format", "json")[1].strip() == "[]"
     assert not (place.run_dir / "vms" / "a").exists()
 
