@@ -8,13 +8,14 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from cpcctl.accel import choose
 from cpcctl.cli import arguments
 from cpcctl.cli.arguments import seconds
 from cpcctl.cli.context import Context
 from cpcctl.cli.output import pairs, size, table
 from cpcctl.snp import checks as snp_checks
 from cpcctl.snp import definition as snp
-from cpcctl.vm import command, lifecycle, prepare, protection, spec
+from cpcctl.vm import command, lifecycle, prepare, protection, same, spec
 from cpcctl.vm.spec import VmSpec
 
 # How text output names what JSON has another name for.
@@ -41,19 +42,46 @@ def start_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def start_run(args: argparse.Namespace, ctx: Context) -> int:
-    """Start a VM and say what was made."""
+    """Start a VM and say what was made; one that runs as FILE says is fine."""
     wanted = spec.load(Path(args.file))
     if args.print_command:
         return _print_command(args, ctx, wanted)
-    vm = lifecycle.start(ctx.settings, wanted, accel=args.accel, note=ctx.out.note)
-    found = lifecycle.status(ctx.settings, vm.name)
+    changed = True
+    try:
+        vm = lifecycle.start(ctx.settings, wanted, accel=args.accel, note=ctx.out.note)
+        found = lifecycle.status(ctx.settings, vm.name)
+    except lifecycle.RunsAlready as error:
+        changed, vm = False, error.vm
+        found = _as_wanted(args, ctx, wanted, error)
     ctx.out.note(protection.line(vm.spec.platform, vm.spec.accel, debug=vm.spec.snp.debug))
     ctx.out.result(
-        found,
-        f"started {vm.name}: {vm.spec.machine}, {vm.spec.accel}, {size(vm.spec.memory)}, "
+        {**found, "changed": changed},
+        f"{f'started {vm.name}' if changed else f'{vm.name} runs already'}: "
+        f"{vm.spec.machine}, {vm.spec.accel}, {size(vm.spec.memory)}, "
         f"{vm.spec.vcpus} gvCPU, {_hvcpus(vm.spec, found)}",
     )
     return 0
+
+
+def _as_wanted(
+    args: argparse.Namespace, ctx: Context, wanted: VmSpec, error: lifecycle.RunsAlready
+) -> dict[str, Any]:
+    """The status of a VM that runs already, as FILE asks for it.
+
+    Raises the error when it is another one, or does not run as it should.
+    """
+    name = wanted.name
+    accel = choose.wanted(args.accel, wanted.accel, ctx.settings.accel)
+    other = same.differences(wanted, error.vm.spec, accel)
+    if other:
+        error.cause = f"it was started from a definition with another {', '.join(other)}"
+        error.hint = f"cpcctl vm stop {name}, then cpcctl vm start {args.file}"
+        raise error
+    found = lifecycle.status(ctx.settings, name)
+    if found["state"] != "running":
+        error.cause = f"its state is {found['state']}"
+        raise error
+    return found
 
 
 def _hvcpus(vm: VmSpec, found: dict[str, Any]) -> str:

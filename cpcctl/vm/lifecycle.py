@@ -98,6 +98,19 @@ class Vm:
                 self.child.wait(1.0)
 
 
+class RunsAlready(CpcError):
+    """A VM that is to be started has the name of one that runs here."""
+
+    def __init__(self, vm: Vm) -> None:
+        super().__init__(
+            f"VM {vm.name} runs on {vm.host} already",
+            exit_code=ExitCode.REFUSED,
+            host=vm.host,
+            hint=f"cpcctl vm status {vm.name}",
+        )
+        self.vm = vm
+
+
 def attach(settings: Settings, name: str) -> Vm:
     """The running VM of that name.
 
@@ -167,7 +180,7 @@ def start(
     incoming: stopped, disks inactive, to receive a guest
     lock:     when the caller holds the VM's lock already
     accel, note: as for resolve()
-    Raises CpcError: 3 refused (already running here, too little memory, wrong
+    Raises RunsAlready; CpcError: 3 refused (too little memory, wrong
     QEMU, KVM asked for that does not work, or QEMU refuses to start, with its
     own words), 4 QEMU cannot be executed or does not answer, or the firmware
     did not come up.
@@ -185,11 +198,7 @@ def start(
     paths = Folders.of(settings).vm(spec.name)
     existing = _recorded(settings, spec.name, paths)
     if existing is not None and existing.alive:
-        raise CpcError(
-            f"VM {spec.name} runs on {settings.host} already",
-            exit_code=ExitCode.REFUSED,
-            hint=f"cpcctl vm status {spec.name}",
-        )
+        raise RunsAlready(existing)
     _check_memory(settings, spec)
     ready.check(settings.host, spec)
     spec = resolve(settings, spec, accel, note)

@@ -90,8 +90,25 @@ def test_a_life(define: Any, cli: Any, place: Settings) -> None:
     assert "trusted memory:" in out
     assert "trusted_bytes" not in out
 
-    code, _, err = cli("vm", "start", str(path))
-    assert (code, err.splitlines()[0]) == (3, "error: VM a runs on host-a already")
+    pid = shown["pid"]
+    code, out, _ = cli("vm", "start", str(path), "--format", "json")
+    again = json.loads(out)
+    assert (code, again["changed"], again["pid"], again["state"]) == (0, False, pid, "running")
+    assert cli("vm", "start", str(path))[1].startswith("a runs already: pc-q35-10.0, ")
+    code, out, err = cli("vm", "start", str(define(vcpus=3, max_vcpus=3)))
+    assert (code, out) == (3, "")
+    assert err == (
+        "error: VM a runs on host-a already\n"
+        "  cause (host-a): it was started from a definition with another vcpus, max_vcpus\n"
+        f"  try: cpcctl vm stop a, then cpcctl vm start {path}\n"
+    )
+    with lifecycle.attach(place, "a").qmp(job=True) as qmp:
+        qmp.execute("stop")
+        code, _, err = cli("vm", "start", str(define()))
+        assert (code, "its state is paused" in err) == (3, True)
+        assert "  try: cpcctl vm status a\n" in err
+        qmp.execute("cont")
+    assert lifecycle.attach(place, "a").process.pid == pid
 
     code, out, _ = cli("hvcpu", "ping", "a", "--format", "json")
     answers = json.loads(out)
