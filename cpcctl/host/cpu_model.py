@@ -3,25 +3,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.qmp import Qmp, QmpError
 
 
-def expand(qmp: Qmp, model: str) -> dict[str, Any]:
-    """Every property of a model with features, such as EPYC,-aes,pcid=off.
+def settings(model: str) -> tuple[str, dict[str, bool]]:
+    """A model and what is set of it, as QEMU's -cpu takes it.
 
-    Raises CpcError (3) for a model that QEMU does not know.
+    Of KEY=on and KEY=off the last one counts, +KEY counts more, -KEY more than that.
     """
     name, *words = model.split(",")
-    props: dict[str, Any] = {}
-    for word in words:
-        if word[:1] in "+-":
-            props[word[1:]] = word[0] == "+"
-        elif "=" in word:
-            key, _, value = word.partition("=")
-            props[key] = {"on": True, "off": False}.get(value, value)
+    props: dict[str, bool] = {}
+    for sign in ("=", "+", "-"):
+        for word in words:
+            key, equals, value = word.partition("=")
+            if sign == "=" == equals:
+                props[key] = value == "on"
+            elif not equals and word[0] == sign:
+                props[word[1:]] = sign == "+"
+    return name, props
+
+
+def changed(model: str, on: Iterable[str] = (), off: Iterable[str] = ()) -> str:
+    """What to write to have features on and others off, whatever `model` sets of them."""
+    on, off = list(on), list(off)
+    name, *words = model.split(",")
+    kept = [word for word in words if word.lstrip("+-").split("=")[0] not in {*on, *off}]
+    return ",".join([name, *kept, *(f"+{key}" for key in on), *(f"{key}=off" for key in off)])
+
+
+def expand(qmp: Qmp, model: str, fix: str | None = None) -> dict[str, Any]:
+    """Every property of a model with features, such as EPYC,-aes,pcid=off.
+
+    Raises CpcError (3) for one that QEMU does not know. fix: what to do then
+    """
+    name, props = settings(model)
     try:
         answer = qmp.execute_raw(
             "query-cpu-model-expansion",
@@ -32,6 +51,7 @@ def expand(qmp: Qmp, model: str) -> dict[str, Any]:
             f"QEMU on this host has no CPU {model}",
             exit_code=ExitCode.REFUSED,
             cause=error.cause,
+            hint=fix,
         ) from error
     found = answer["model"]["props"]
     assert isinstance(found, dict)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cpcctl.errors import CpcError, ExitCode, shown
+from cpcctl.host.cpu_model import changed
 from cpcctl.vm import command
 from cpcctl.vm.spec import VmSpec
 
@@ -17,6 +18,8 @@ PASSED_THROUGH = (
     "vfio-pci", "vfio-pci-nohotplug", "vfio-ccw", "vfio-ap", "usb-host",
     "scsi-generic", "scsi-block", "vhost-vdpa-device-pci",
 )
+# Hosts that differ in more want another model, not a list of what to leave out.
+FEATURES_MAX = 8
 VTPM = ("tpm-tis", "tpm-crb", "tpm-tis-device", "tpm-spapr")
 
 
@@ -190,7 +193,9 @@ def destination_checks(spec: VmSpec, there: SourceFacts, here: DestinationFacts)
             "cpu",
             not missing,
             f"the CPU on {here.host} lacks {', '.join(missing)}",
-            "start the VM with a cpu that both hosts have",
+            f"start the VM with cpu: {changed(spec.cpu, off=missing)}"
+            if len(missing) <= FEATURES_MAX
+            else "start the VM with a cpu that both hosts have",
         ),
         Check(
             "disks",

@@ -14,7 +14,7 @@ from cpcctl.host.qmp import Qmp
 from cpcctl.snp import cpu as cpus
 from cpcctl.snp import kernel, measure, ovmf
 from cpcctl.snp.cpu import Cpu
-from cpcctl.snp.definition import POLICY_SMT
+from cpcctl.snp.definition import DEFAULT_CPU, POLICY_SMT
 from cpcctl.snp.launch import FirmwareLaunch
 from cpcctl.snp.ovmf import NoOvmf, Ovmf
 from cpcctl.vm import command, ready
@@ -47,8 +47,10 @@ def check(settings: Settings, spec: VmSpec) -> str:
     image = find.ovmf_image(settings, spec.snp.firmware)
     binary = find.qemu_binary(settings)
 
+    fix = f"{binary} -cpu help; use cpu: {DEFAULT_CPU} or another one of AMD"
+
     def ask(qmp: Qmp) -> tuple[Qemu, Cpu]:
-        return qemu(qmp), cpus.read(cpu_model.expand(qmp, spec.cpu))
+        return qemu(qmp), cpus.read(cpu_model.expand(qmp, spec.cpu, fix))
 
     # Of a named model QEMU says the same with either accelerator.
     able, cpu = find.ask(binary, find.qemu_data(settings, binary), ask)

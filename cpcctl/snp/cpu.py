@@ -6,11 +6,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from cpcctl.host.cpu_model import changed
+from cpcctl.snp.definition import DEFAULT_CPU
+
 VENDOR = "AuthenticAMD"
 # Without one of them a current Linux does not start, or stops itself.
 NEEDED = ("lm", "nx", "xsave", "xsavec", "rdrand")
 # What the firmware of hvCPUs is told, by measured words, that its vCPU has.
 FIRMWARE_NEEDED = ("aes", "avx", "avx2", "pclmulqdq")
+HARMFUL = ("la57",)
 
 
 @dataclass(frozen=True)
@@ -42,20 +46,26 @@ def signature(family: int, model: int, stepping: int) -> int:
     return extended << 20 | (model >> 4) << 16 | base << 8 | (model & 15) << 4 | stepping
 
 
-def problems(name: str, cpu: Cpu, hvcpus: bool) -> list[tuple[str, str]]:
+def problems(model: str, cpu: Cpu, hvcpus: bool) -> list[tuple[str, str]]:
     """What is in the way of such a guest with this model, and what to do.
 
     hvcpus: it is to have some
     """
-    found = []
+    found, lacking = [], []
     if cpu.vendor != VENDOR:
-        found.append((f"cpu {name} is of {cpu.vendor}, SEV-SNP is AMD's", "use cpu: EPYC"))
+        found.append(f"cpu {model} is of {cpu.vendor}, SEV-SNP is AMD's")
     for who, needed in (("the guest needs", NEEDED), ("its hvCPUs need", FIRMWARE_NEEDED)):
         missing = [feature for feature in needed if feature not in cpu.features]
         if missing and (hvcpus or needed is NEEDED):
-            fix = f"use cpu: EPYC, or add {','.join(f'+{feature}' for feature in missing)}"
-            found.append((f"cpu {name} lacks {', '.join(missing)}, which {who}", fix))
-    if "la57" in cpu.features:
-        why = f"cpu {name} has LA57, with which such guests crash early"
-        found.append((why, f"use cpu: {name},la57=off"))
-    return found
+            lacking += missing
+            found.append(f"cpu {model} lacks {', '.join(missing)}, which {who}")
+    surplus = [feature for feature in HARMFUL if feature in cpu.features]
+    if surplus:
+        found.append(f"cpu {model} has LA57, with which such guests crash early")
+    # One that mends all of it, so that it can be written as it is.
+    mended = changed(model, lacking, surplus)
+    if cpu.vendor != VENDOR:
+        mended = DEFAULT_CPU
+    elif lacking:
+        mended = f"{DEFAULT_CPU}, or {mended}"
+    return [(why, f"use cpu: {mended}") for why in found]

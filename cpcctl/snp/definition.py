@@ -148,7 +148,7 @@ def rules(spec: VmSpec) -> Iterable[tuple[bool, str]]:
         (not re.fullmatch(r"q35|pc-q35-.*", spec.machine), "platform sev-snp needs machine q35"),
         (model in ("max", "host"),
          f"cpu {model} is another one on each host, so no measurement could be expected; "
-         f"name a model such as {DEFAULT_CPU}"),
+         f"write cpu: {DEFAULT_CPU} or another named model of AMD"),
         (spec.uefi_code is not None,
          "platform sev-snp takes its firmware from sev-snp: firmware, not from uefi_code"),
         (spec.memory < MEMORY_MIN, f"platform sev-snp needs memory of {MEMORY_MIN >> 20}M or more"),

@@ -60,6 +60,22 @@ def test_source(
     assert error.hint
 
 
+@pytest.mark.parametrize(
+    ("missing", "hint"),
+    [
+        (("avx", "aes"), "start the VM with cpu: {},aes=off,avx=off"),
+        (tuple(f"f{n}" for n in range(9)), "start the VM with a cpu that both hosts have"),
+    ],
+)
+def test_what_to_write_where_cpus_differ(missing: tuple[str, ...], hint: str) -> None:
+    here = replace(HERE, cpu=())
+    error = checks.refusal(
+        checks.destination_checks(SPEC, replace(THERE, cpu=missing), here), "host-b"
+    )
+    assert error is not None
+    assert error.hint == hint.format(SPEC.cpu)
+
+
 AGAIN = "cpcctl hvcpu remove web 1, then cpcctl hvcpu add web"
 
 

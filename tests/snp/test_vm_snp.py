@@ -164,11 +164,12 @@ def test_what_is_refused_before_the_start(
         ({"kernel": early}, "Linux 5.10.0 is older than 5.19", "such as Debian's"),
         ({"kernel": bios}, "is no Linux kernel", "such as Debian's"),
         ({"cpu": "qemu64"}, "cpu qemu64 lacks xsave, xsavec, rdrand", "use cpu: EPYC"),
-        ({"cpu": "EPYC,xsavec=off"}, "lacks xsavec", "add +xsavec"),
-        ({"cpu": "EPYC,-aes"}, "lacks aes, which its hvCPUs need", "add +aes"),
+        ({"cpu": "EPYC,xsavec=off"}, "lacks xsavec", "or EPYC,+xsavec"),
+        ({"cpu": "EPYC,-aes"}, "lacks aes, which its hvCPUs need", "or EPYC,+aes"),
+        ({"cpu": "EPYC,+la57,la57=off"}, "has LA57", "use cpu: EPYC,la57=off"),
         ({"cpu": "EPYC-Genoa"}, "has LA57", "use cpu: EPYC-Genoa,la57=off"),
         ({"cpu": "Skylake-Server"}, "is of GenuineIntel", "use cpu: EPYC"),
-        ({"cpu": "nonsense"}, "", ""),
+        ({"cpu": "nonsense"}, "no CPU nonsense", " -cpu help; use cpu: EPYC or"),
         ({"sev-snp": {"policy": 0x20000}}, "policy 0x20000 forbids SMT", "use policy: 0x30000"),
     ):
         path = str(define(**changes))
