@@ -314,7 +314,8 @@ class Destination:
             # Only the source knows that it has the guest no more; this side gives it up
             # for ever, or give_up() says that it cannot.
             error.exit_code = ExitCode.LOST
-            error.message += f"; VM {self.job.record.vm} is lost"
+            name = self.job.record.vm  # unknown before the launch
+            error.message += f"; VM {name} is lost" if name else "; its VM is lost"
             error.hint = RESTORE
         token = self.give_up(error)
         self.finished.set()

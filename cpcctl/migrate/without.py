@@ -33,6 +33,9 @@ def settle(settings: Settings, job: Job, trouble: CpcError) -> None:
         worker.end(job, _hangs(settings, job, trouble))
         return
     if "prepared" not in record.data:
+        # Lost, whatever the destination says; it is told, and need not wait for its grace.
+        with contextlib.suppress(CpcError, rpc.LinkLost, OSError):
+            _ask(job)
         _discard(settings, record.vm)
         worker.end(job, _lost(settings, job, trouble))
         return

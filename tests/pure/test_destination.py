@@ -70,6 +70,15 @@ def test_the_source_gave_up(
     assert (error.hint is not None) == (code == 7)
 
 
+def test_a_guest_that_was_lost_before_it_had_a_name_here(
+    settings: Settings, arriving: Destination
+) -> None:
+    arriving.job.record.vm = ""
+    arriving.handle("abort", {"lost": True})
+    error = end(settings, arriving)
+    assert (error.exit_code, error.message[-18:]) == (7, "up; its VM is lost")
+
+
 def qemu_that_ended(settings: Settings, said: str, how: str) -> lifecycle.Vm:
     """A process of ours that is gone, with everything that a VM has on a host."""
     paths = Folders.of(settings).vm("t")
