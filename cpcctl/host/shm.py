@@ -182,8 +182,8 @@ class Mailbox:
     def retract(self) -> None:
         """Take back the request that an hvCPU died of, or has never seen.
 
-        If it died of it, its next life ends that call and then finds another number here
-        than it has answered: what it looks at is no call, or it would die of it again.
+        If it died of it, its next life ends that call without an answer. It must not find
+        one here, or it would die of it again.
         """
         self._word("op", 0)
         self._word("payload_size", 0)

@@ -109,7 +109,7 @@ def test_only_one_call_at_a_time(path: Path) -> None:
 
 
 def test_what_an_hvcpu_died_of_is_no_call_to_its_next_life(path: Path) -> None:
-    """Which has answered it by then: whatever number stands there, it looks at the rest."""
+    """Whatever number stands there, the rest is harmless as well."""
     RingFile.create(path, SMALL).close()
     with RingFile.open(path) as rings:
         box = rings.mailbox(0)

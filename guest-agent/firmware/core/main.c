@@ -113,6 +113,13 @@ static void call_leave(struct call *call, uint32_t status)
     }
 }
 
+/* The payloads hold nothing secret, but nothing needs them either. */
+static void call_forget(struct call *call)
+{
+    crypto_wipe(call->payload, sizeof(call->payload));
+    crypto_wipe(call->reply, sizeof(call->reply));
+}
+
 static void call_answer(struct call *call, uint32_t status,
                         const struct arch_fault *fault)
 {
@@ -129,9 +136,7 @@ static void call_answer(struct call *call, uint32_t status,
     mailbox->status = status;
     call_set_state(call, CPC_STATE_PARKED);
     __atomic_store_n(&mailbox->done, call->request, __ATOMIC_RELEASE);
-    /* The payloads hold nothing secret, but nothing needs them either. */
-    crypto_wipe(call->payload, sizeof(call->payload));
-    crypto_wipe(call->reply, sizeof(call->reply));
+    call_forget(call);
 }
 
 /* What the functions had in hand that a fault ended: their stack, which lies below this one's,
@@ -168,16 +173,26 @@ static void call_serve(struct call *call, uint32_t request)
  * A removed or dead hvCPU that is added again starts here a second time. If
  * it was in a call then, that call ends now, as a fault: its module must not
  * wait for ever for a call that will never return.
+ *
+ * A host that has taken the request back, or put another one in its place,
+ * waits for no answer. One all the same would be another number than its own,
+ * and what lies in the mailbox would be run as if it were a call.
  */
 static void call_bury(struct call *call)
 {
+    struct cpc_mailbox *mailbox = call->mailbox;
     struct arch_fault fault = { 0 };
 
-    if (call->hvcpu->in_call) {
-        call_wipe();
-        call_leave(call, CPC_S_FAULT);
-        call->hvcpu->in_call = 0;
+    if (!call->hvcpu->in_call) {
+        return;
+    }
+    call_wipe();
+    call_leave(call, CPC_S_FAULT);
+    call->hvcpu->in_call = 0;
+    if (__atomic_load_n(&mailbox->request, __ATOMIC_ACQUIRE) == call->request) {
         call_answer(call, CPC_S_FAULT, &fault);
+    } else {
+        call_forget(call);
     }
 }
 

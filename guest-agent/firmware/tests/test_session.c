@@ -314,6 +314,42 @@ static void hvcpu_removed_in_a_call(void)
     pair_free(&pair);
 }
 
+/* The host has taken the request back meanwhile: nobody waits for an answer, and
+   what is left in the mailbox is no call. */
+static void hvcpu_removed_in_a_call_taken_back(void)
+{
+    fill_ring();
+    host_hvcpu_kill(pair.source, 0);
+    struct cpc_mailbox *mailbox = host_mailbox(pair.source, 0);
+    uint32_t done = mailbox->done;
+    mailbox->request = done;
+    mailbox->op = CPC_OP_RESUME;
+    host_hvcpu_add(pair.source, 0);
+    double deadline = now() + DEADLINE_SECONDS;
+    while (!host_asleep(pair.source, 0)) {
+        pause_until(deadline, "the hvCPU to park");
+    }
+    CHECK_IS(mailbox->done, done);
+    CHECK_IS(query(pair.source).phase, CPC_PHASE_FAILED);
+    CHECK_IS(query(pair.source).failure, CPC_S_FAULT);
+    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
+    pair_free(&pair);
+}
+
+/* Another call is there instead: it is the one that is run and answered. */
+static void hvcpu_removed_in_a_call_replaced(void)
+{
+    uint64_t arg[6] = { 0 };
+
+    fill_ring();
+    host_hvcpu_kill(pair.source, 0);
+    post(pair.source, 0, CPC_OP_PING, arg, NULL, 0);
+    host_hvcpu_add(pair.source, 0);
+    CHECK_IS(take_answer(pair.source, 0).status, CPC_S_OK);
+    CHECK_IS(query(pair.source).failure, CPC_S_FAULT);
+    pair_free(&pair);
+}
+
 static void fault_ends_the_call_only(void)
 {
     struct wire wire = { 0 };
@@ -463,7 +499,8 @@ static const struct test tests[] = {
     T(hello_signer), T(hello_short), T(regions_are_matched_by_name),
     T(someone_in_between), T(confirmation_reflected), T(send_arguments),
     T(busy_while_a_stream_runs), T(cancel_while_the_ring_is_full),
-    T(hvcpu_removed_in_a_call), T(fault_ends_the_call_only),
+    T(hvcpu_removed_in_a_call), T(hvcpu_removed_in_a_call_taken_back),
+    T(hvcpu_removed_in_a_call_replaced), T(fault_ends_the_call_only),
     T(platform_refuses_kinds), T(platform_refuses_copy_out),
     T(platform_refuses_the_freeze), T(memory_map_changes),
     T(memory_map_makes_no_sense), T(boot_info_is_checked),
