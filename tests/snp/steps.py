@@ -342,7 +342,7 @@ class Run:
         while len(done := self.results()) < steps:
             assert self.guest.ended() is None, f"{self.guest.words()}: {self._where(0)}"
             assert time.monotonic() < deadline, f"it hangs at {self._steps[0][len(done)]}"
-            self.guest.console(0.05)  # nothing comes there: a pause between two looks
+            self.guest.console(0.005)  # nothing comes there: a pause between two looks
 
     def _where(self, vcpu: int) -> str:
         done, steps = len(self.results(vcpu)), self._steps[vcpu]

@@ -8,11 +8,8 @@ hypervisor may change them. The emulation has no debug swap and keeps them in th
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
-from tests.patience import patient
 from tests.snp.guest_image import BASE, MEMORY
 from tests.snp.registers import SIZE, SWITCHES, Patterns
 from tests.snp.steps import (
@@ -21,6 +18,7 @@ from tests.snp.steps import (
     PRIVATE,
     SAVE_AREA,
     SPINS,
+    TICKS,
     VMSA,
     Entry,
     Follow,
@@ -136,20 +134,25 @@ def test_without_svme_it_stays_stopped(follow: Follow) -> None:
 
 
 def test_registers_outlast_that_the_machine_is_stopped(follow: Follow) -> None:
+    """Each time in another round, after another of its steps."""
     rounds = 8
-    steps = [*begin(Entry.HALT), *HALTED]
+    first = [*begin(Entry.HALT), *HALTED]
+    steps = [*first]
     for n in range(1, rounds + 1):
-        # It counts as the last thing before it halts again.
+        # It counts as the last thing before it halts again. The rest is for us to be in time.
         steps += [
-            write(SPINS, 0), *WAKE, until(STORED, n), dump(AFTER, 0x600), until(SPINS, 1), pause(),
+            write(SPINS, 0), *WAKE, until(STORED, n), dump(AFTER, 0x600), until(SPINS, 1),
+            pause(4 * TICKS),
         ]  # fmt: skip
+    in_each = (len(steps) - len(first)) // rounds
     run = follow(steps, patterns=ONE.to_load(), cpu=CPU)
-    run.wait(len(begin(Entry.HALT)))
-    for _ in range(STOPS):
-        run.guest.qmp().execute("stop")
-        time.sleep(patient(0.02))
-        run.guest.qmp().execute("cont")
-        time.sleep(patient(0.02))
+    qmp = run.guest.qmp()
+    for n in range(STOPS):
+        run.wait(len(first) + n * in_each + n * in_each // STOPS)
+        qmp.execute("stop")
+        assert not qmp.execute("query-status")["running"]
+        assert len(run.results()) < len(steps), "it was over before"
+        qmp.execute("cont")
     run.check()
     dumps = run.memory()
     assert len(dumps) == rounds
