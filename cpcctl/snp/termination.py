@@ -29,9 +29,14 @@ LINUX = (
     "the SVSM's calling area could not be moved",
 )
 SETS = {0: ("GHCB specification", GENERAL), 1: ("Linux", LINUX)}
-# What QEMU writes when a guest is reset; and the emulation, its own words between.
+# What QEMU writes when a guest is reset; and the emulation, its own words between: a guest's
+# request with what was done to it before, or a request that nobody can answer.
 RESET = "cpus are not resettable, terminating"
-LOGGED = re.compile(r"the guest terminated itself: [^\n]*\(reason set (\d{1,3}), code (\d{1,3})\)")
+BEFORE = "; before that, "
+LOGGED = re.compile(
+    r"the guest (?:terminated itself: [^\n]*\(reason set (\d{1,3}), code (\d{1,3})\)"
+    rf"(?:{BEFORE}([^\n]+))?|was ended: ([^\n]+))"
+)
 
 
 def words(reason_set: int, code: int) -> str:
@@ -45,7 +50,10 @@ def in_log(log: str) -> str | None:
     """What QEMU's log tells of a guest's end; None when it tells nothing."""
     found = LOGGED.findall(log)
     if found:
-        return words(int(found[-1][0]), int(found[-1][1]))
+        reason_set, code, before, unanswered = found[-1]
+        if unanswered:
+            return f"the guest was ended: {unanswered}"
+        return words(int(reason_set), int(code)) + (BEFORE + before if before else "")
     if RESET in log:
         return "the guest rebooted, or met a triple fault; either ends an SEV-SNP guest"
     return None

@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cpcctl import abi
 from cpcctl.host.firmware import Hvcpu, HvcpuDead
+from cpcctl.host.qmp import QmpGone
 from tests import accel
 from tests.onevm.faulty import ABSORB, SWEEP, TOUCH, Machine, fault, status, wait_for
 from tests.patience import patient
@@ -18,6 +23,8 @@ PAGE_FAULT = 14
 PLUGGED = 128 << 20
 # Of the ACPI device that a guest's operating system ejects memory with.
 SLOT_PORT, CONTROL_PORT, EJECT = 0xA00, 0xA14, 8
+# And PCI devices: a bit for each slot.
+EJECT_PORT = 0xAE08
 # KVM_INTERNAL_ERROR_EMULATION
 NOT_EMULATED = "KVM internal error 1"
 FOR_EVER = 1 << 40
@@ -126,6 +133,53 @@ def test_the_place_of_unplugged_memory_is_free(machine: Machine) -> None:
     assert hvcpu.call(TOUCH, (start, 0)).result[0] == 0
     hvcpu.call(TOUCH, (start, 1))
     assert hvcpu.call(TOUCH, (start, 0)).result[0] == 1
+
+
+def plug_display(machine: Machine, before: set[str]) -> tuple[int, int]:
+    """Plug in a device with memory of its own; its slot, where the hvCPUs' window has that."""
+    machine.qmp.execute("device_add", driver="secondary-vga", id="display")
+    (fresh,) = (region for name, region in regions(machine).items() if name not in before)
+    assert not fresh["indirect"]
+    devices = [entry for bus in machine.qmp.execute("query-pci") for entry in bus["devices"]]
+    (slot,) = (entry["slot"] for entry in devices if entry["qdev_id"] == "display")
+    return slot, int(abi.WINDOW_BASE + (fresh["first-page"] << abi.PAGE_SHIFT))
+
+
+@pytest.mark.kvm
+def test_memory_of_a_device_goes_with_it(machine: Machine) -> None:
+    """The window once kept the device, which was never gone: no event, its memory a region
+    for ever, and the end of QEMU when another one was plugged in there."""
+    hvcpu = machine.add(0)
+    before = set(regions(machine))
+    slot, start = plug_display(machine, before)
+    hvcpu.call(TOUCH, (start, 1))
+    assert hvcpu.call(TOUCH, (start, 0)).result[0] == 1
+    machine.qmp.execute("device_del", id="display")
+    machine.out(EJECT_PORT, 1 << slot, "l")
+    machine.qmp.wait_event(lambda e: bool(e["event"] == "DEVICE_DELETED"), patient(20))
+    assert hvcpu.call(TOUCH, (start, 0)).result[0] == 0
+    assert set(regions(machine)) == before
+    assert plug_display(machine, before) == (slot, start)
+    assert hvcpu.call(TOUCH, (start, 0)).result[0] == 0
+    assert machine.process.poll() is None
+
+
+@pytest.mark.kvm
+def test_a_ring_file_that_was_cut_short(machine: Machine, tmp_path: Path) -> None:
+    """Under KVM that hvCPU's death only; TCG's own access is the end of QEMU, as with any memory
+    of a guest that the host takes away."""
+    machine.add(0)
+    os.truncate(tmp_path / "ring", 0)
+    # Not by way of the rings, which are gone for us as well.
+    if accel.chosen() != "kvm":
+        with contextlib.suppress(QmpGone):
+            machine.qmp.execute("cpc-wake", id=0)
+        assert machine.process.wait(patient(20)) == -signal.SIGBUS
+        return
+    machine.qmp.execute("cpc-wake", id=0)
+    event = machine.qmp.wait_event(lambda e: bool(e["event"] == "CPC_HVCPU_DEAD"), patient(20))
+    assert event["data"] == {"id": 0, "reason": "KVM: Bad address"}
+    assert machine.state(0) == "dead"
 
 
 def sweep(rounds: int) -> tuple[int, ...]:

@@ -167,6 +167,18 @@ def test_a_termination_in_words(asked: tuple[int, int], words: str) -> None:
     assert termination.in_log(logged) == termination.words(*asked)
 
 
+def test_what_was_done_to_a_guest_before_it_ended_itself() -> None:
+    """By far the most give no particular reason."""
+    said = "the guest terminated itself: no particular reason (reason set 0, code 0)"
+    found = termination.in_log(f"qemu: {said}; before that, 2 faults were injected\nqemu: x\n")
+    assert found == f"{termination.words(0, 0)}; before that, 2 faults were injected"
+
+
+def test_a_guest_that_cannot_be_answered() -> None:
+    said = "the guest was ended: VMGEXIT with 0x77 in the GHCB MSR, which is no request"
+    assert termination.in_log(f"qemu: {said}\n") == said
+
+
 def test_a_guest_that_was_reset() -> None:
     found = termination.in_log("qemu-system-x86_64: cpus are not resettable, terminating\n")
     assert found is not None and "rebooted" in found

@@ -240,3 +240,17 @@ def test_no_debugger_and_no_log_from_the_start(
     assert "no log of this guest's code and registers" in guest.words()
     text = log.read_text(errors="replace") if log.exists() else ""
     assert not re.search(r"^IN:|[ER]IP=|[ER]AX=", text, re.M)
+
+
+@pytest.mark.parametrize("platform", ["sev", "sev-es", "sev-snp"])
+def test_the_object_stays_with_the_machine(parts: Parts, launch: Launch, platform: str) -> None:
+    """What the guest's protection comes from is not the host's to delete. One that no
+    machine uses is."""
+    guest = launch(command(parts, OBJECTS[platform], extra=["-S"]))
+    with pytest.raises(QmpError) as error:
+        guest.qmp().execute("object-del", id="sev0")
+    assert "is in use" in str(error.value.cause)
+    other: dict[str, Any] = {"qom-type": "sev-guest", "id": "other", "reduced-phys-bits": 1}
+    guest.qmp().execute("object-add", **other)
+    guest.qmp().execute("object-del", id="other")
+    guest.qmp().execute("qom-list", path="/objects/sev0")

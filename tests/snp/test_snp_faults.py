@@ -16,6 +16,19 @@ from tests.patience import patient
 from tests.snp import fuzz_image, guest_image
 from tests.snp.boot import MEMORY_MIB, OBJECTS, Guest, Parts, command
 from tests.snp.fuzz_image import Mode
+from tests.snp.guest_image import MEMORY
+from tests.snp.steps import (
+    BAD_EVENT,
+    NOT_VALIDATED,
+    Follow,
+    Step,
+    Steps,
+    msr,
+    read,
+    refused,
+    request,
+    vmgexit,
+)
 
 Boot = Callable[..., Guest]
 Launch = Callable[[list[str]], Guest]
@@ -239,6 +252,66 @@ def test_why_a_guest_ended_itself(
     assert guest.query()["terminated"] == {"set": reasons, "code": code, "reason": words}
     said = f"the guest terminated itself: {words} (reason set {reasons}, code {code})"
     assert said in guest.words()
+
+
+def test_a_fault_before_a_guest_ended_itself(
+    parts: Parts, launch: Launch, tmp_path: Path
+) -> None:
+    """It gives no particular reason, and the emulation knows one."""
+    guest = launch(ending(parts, tmp_path, Mode.END_BY_PAGE))
+    guest.qmp().execute("sev-emulation-inject", fault="ghcb-reply")
+    to_the_end(guest)
+    why, before = "no particular reason", "1 fault was injected"
+    assert guest.query()["terminated"] == {"set": 0, "code": 0, "reason": why, "before": before}
+    said = f"the guest terminated itself: {why} (reason set 0, code 0); before that, {before}"
+    assert said in guest.words()
+
+
+UNVALIDATED, NO_REQUEST = MEMORY["PLAY"], 0x8000ABCD
+TERMINATE = 0x100
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        (
+            [read(UNVALIDATED + 8).faults(NOT_VALIDATED)],
+            f"this vCPU met a page that is not validated ({UNVALIDATED:#x})",
+        ),
+        (
+            [refused(request(NO_REQUEST), BAD_EVENT)],
+            f"its request {NO_REQUEST:#x} was refused (no such request)",
+        ),
+    ],
+    ids=["a page", "a request"],
+)
+def test_what_was_done_to_a_guest_before_it_ended_itself(
+    follow: Follow, before: Steps, words: str
+) -> None:
+    run = follow([*before, msr(TERMINATE)])
+    run.guest.wait_ended(SECONDS)
+    said = "the guest terminated itself: no particular reason (reason set 0, code 0)"
+    assert f"{said}; before that, {words}" in run.guest.words()
+    assert not [step for step, did in zip(before, run.results(), strict=True) if step.wrong(did)]
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        (msr(0x0FF), "VMGEXIT with 0xff in the GHCB MSR, which is no request"),
+        (
+            vmgexit(MEMORY["LIST0"]),
+            f"VMGEXIT with a GHCB at {MEMORY['LIST0']:#x}, where there is no shared page",
+        ),
+    ],
+    ids=["MSR", "page"],
+)
+def test_a_guest_that_cannot_be_answered(follow: Follow, last: Step, words: str) -> None:
+    """Nobody had it say that it has no particular reason."""
+    run = follow([last])
+    run.guest.wait_ended(SECONDS)
+    assert f"the guest was ended: {words}" in run.guest.words()
+    assert "terminated itself" not in run.guest.words()
 
 
 @pytest.mark.parametrize(

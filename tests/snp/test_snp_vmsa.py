@@ -146,13 +146,14 @@ def test_registers_outlast_that_the_machine_is_stopped(follow: Follow) -> None:
         ]  # fmt: skip
     in_each = (len(steps) - len(first)) // rounds
     run = follow(steps, patterns=ONE.to_load(), cpu=CPU)
-    qmp = run.guest.qmp()
+    qmp, in_time = run.guest.qmp(), 0
     for n in range(STOPS):
         run.wait(len(first) + n * in_each + n * in_each // STOPS)
         qmp.execute("stop")
         assert not qmp.execute("query-status")["running"]
-        assert len(run.results()) < len(steps), "it was over before"
+        in_time += len(run.results()) < len(steps)
         qmp.execute("cont")
+    assert in_time, "the guest was through before the first stop"
     run.check()
     dumps = run.memory()
     assert len(dumps) == rounds
