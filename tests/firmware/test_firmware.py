@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FIRMWARE = ROOT / "guest-agent" / "firmware"
 PROGRAMS = sorted(path.stem for path in (FIRMWARE / "tests").glob("test_*.c"))
 # Whole migrations, which the model of an SEV-SNP machine has to pass as well.
-BOTH = ("test_migrate", "test_session", "test_handover", "test_wire", "test_live")
+BOTH = ("test_migrate", "test_calls", "test_session", "test_handover", "test_wire", "test_live")
 SECONDS = 120
 
 

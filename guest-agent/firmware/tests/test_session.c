@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Calls, handshakes, sessions that fail, hvCPUs that die. */
+/* Handshakes and what they refuse: hellos, maps of memory, boot information. */
 #include "driver.h"
 #include "firmware.h"
 
@@ -10,51 +10,6 @@ static struct pair pair;
 static struct answer open_as(struct host_machine *machine, uint32_t role, uint32_t suites)
 {
     return call(machine, CPC_OP_OPEN, role, suites, NULL, 0);
-}
-
-static void ping(void)
-{
-    pair = pair_new(NULL, NULL);
-    for (uint64_t i = 0; i < 3; i++) {
-        struct answer answer = call(pair.source, CPC_OP_PING, 0, 0, NULL, 0);
-        struct cpc_ping_reply reply;
-        CHECK_IS(answer.status, CPC_S_OK);
-        CHECK_IS(answer.size, sizeof(reply));
-        memcpy(&reply, answer.payload, sizeof(reply));
-        CHECK_IS(reply.abi, CPC_ABI_VERSION);
-        CHECK_IS(reply.calls, i);
-        CHECK(reply.suites != 0 && reply.version[0] != 0);
-    }
-    pair_free(&pair);
-}
-
-static void unknown_calls(void)
-{
-    static const uint32_t ops[] = { 0, 2, 0x10000, 0x1000f, 0x1ffff, 0x20001,
-                                    0xffffffff };
-    static const uint8_t page[CPC_PAYLOAD_MAX];
-
-    pair = pair_new(NULL, NULL);
-    for (size_t i = 0; i < ARRAY_SIZE(ops); i++) {
-        CHECK_IS(call(pair.source, ops[i], 0, 0, NULL, 0).status, CPC_S_UNKNOWN_OP);
-    }
-    CHECK_IS(call(pair.source, CPC_OP_PING, 0, 0, page, CPC_PAYLOAD_MAX + 1).status,
-             CPC_S_BAD_PAYLOAD);
-    CHECK_IS(call(pair.source, CPC_OP_PING, 0, 0, page, UINT32_MAX).status,
-             CPC_S_BAD_PAYLOAD);
-    pair_free(&pair);
-}
-
-static void a_wake_without_a_request_means_nothing(void)
-{
-    pair = pair_new(NULL, NULL);
-    call(pair.source, CPC_OP_PING, 0, 0, NULL, 0);
-    for (int i = 0; i < 100; i++) {
-        host_wake(pair.source, 0);
-    }
-    struct answer answer = call(pair.source, CPC_OP_PING, 0, 0, NULL, 0);
-    CHECK_IS(((struct cpc_ping_reply *)(void *)answer.payload)->calls, 1);
-    pair_free(&pair);
 }
 
 static void open_refusals(void)
@@ -247,169 +202,6 @@ static void send_arguments(void)
     pair_free(&pair);
 }
 
-static void wait_for_yield(struct host_machine *machine, uint32_t hvcpu)
-{
-    double deadline = now() + DEADLINE_SECONDS;
-    while (__atomic_load_n(&host_mailbox(machine, hvcpu)->state, __ATOMIC_SEQ_CST) !=
-           CPC_STATE_YIELDED) {
-        pause_until(deadline, "a yield");
-    }
-}
-
-static void busy_while_a_stream_runs(void)
-{
-    uint64_t arg[6] = { 0 };
-
-    pair = pair_new(NULL, NULL);
-    pair_open(&pair, ALL);
-    post(pair.destination, 0, CPC_OP_RECV, arg, NULL, 0);
-    wait_for_yield(pair.destination, 0);
-    post(pair.destination, 1, CPC_OP_RECV, arg, NULL, 0);
-    CHECK_IS(take_answer(pair.destination, 1).status, CPC_S_BUSY);
-    post(pair.destination, 1, CPC_OP_ABORT, arg, NULL, 0);
-    CHECK_IS(take_answer(pair.destination, 1).status, CPC_S_BUSY);
-    post(pair.destination, 1, CPC_OP_QUERY, arg, NULL, 0);
-    CHECK_IS(take_answer(pair.destination, 1).status, CPC_S_OK);
-    cancel(pair.destination, 0);
-    CHECK_IS(take_answer(pair.destination, 0).status, CPC_S_CANCELLED);
-    CHECK_IS(query(pair.destination).failure, CPC_S_CANCELLED);
-    CHECK_IS(call(pair.destination, CPC_OP_ABORT, 0, 0, NULL, 0).status, CPC_S_OK);
-    pair_free(&pair);
-}
-
-static void fill_ring(void)
-{
-    uint64_t arg[6] = { 0, 1, 1, CPC_SEND_FULL };
-
-    pair = pair_new(NULL, NULL);
-    pair_open(&pair, ALL);
-    for (uint64_t page = 0; page < 2000; page++) {
-        touch_page(pair.source, 0, page, page + 1);
-    }
-    post(pair.source, 0, CPC_OP_SEND, arg, NULL, 0);
-    wait_for_yield(pair.source, 0);
-}
-
-static void cancel_while_the_ring_is_full(void)
-{
-    fill_ring();
-    cancel(pair.source, 0);
-    CHECK_IS(take_answer(pair.source, 0).status, CPC_S_CANCELLED);
-    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
-    CHECK_IS(open_as(pair.source, 1, ALL).status, CPC_S_OK);
-    CHECK_IS(host_ring(pair.source, 0)->head, 0);
-    CHECK_IS(host_ring(pair.source, 0)->tail, 0);
-    pair_free(&pair);
-}
-
-/* Removed while it had yielded, added again: the call is over, the session too. */
-static void hvcpu_removed_in_a_call(void)
-{
-    fill_ring();
-    host_hvcpu_kill(pair.source, 0);
-    host_hvcpu_add(pair.source, 0);
-    CHECK_IS(take_answer(pair.source, 0).status, CPC_S_FAULT);
-    CHECK_IS(query(pair.source).failure, CPC_S_FAULT);
-    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
-    pair_free(&pair);
-}
-
-/* The host has taken the request back meanwhile: nobody waits for an answer, and
-   what is left in the mailbox is no call. */
-static void hvcpu_removed_in_a_call_taken_back(void)
-{
-    fill_ring();
-    host_hvcpu_kill(pair.source, 0);
-    struct cpc_mailbox *mailbox = host_mailbox(pair.source, 0);
-    uint32_t done = mailbox->done;
-    mailbox->request = done;
-    mailbox->op = CPC_OP_RESUME;
-    host_hvcpu_add(pair.source, 0);
-    double deadline = now() + DEADLINE_SECONDS;
-    while (!host_asleep(pair.source, 0)) {
-        pause_until(deadline, "the hvCPU to park");
-    }
-    CHECK_IS(mailbox->done, done);
-    CHECK_IS(query(pair.source).phase, CPC_PHASE_FAILED);
-    CHECK_IS(query(pair.source).failure, CPC_S_FAULT);
-    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
-    pair_free(&pair);
-}
-
-/* Another call is there instead: it is the one that is run and answered. */
-static void hvcpu_removed_in_a_call_replaced(void)
-{
-    uint64_t arg[6] = { 0 };
-
-    fill_ring();
-    host_hvcpu_kill(pair.source, 0);
-    post(pair.source, 0, CPC_OP_PING, arg, NULL, 0);
-    host_hvcpu_add(pair.source, 0);
-    CHECK_IS(take_answer(pair.source, 0).status, CPC_S_OK);
-    CHECK_IS(query(pair.source).failure, CPC_S_FAULT);
-    pair_free(&pair);
-}
-
-static void fault_ends_the_call_only(void)
-{
-    struct wire wire = { 0 };
-
-    pair = pair_new(NULL, NULL);
-    pair_open(&pair, ALL);
-    pair.source->crash[CPC_PCALL_KINDS] = true;
-    struct answer answer = send_round(pair.source, 0, 1, 1, CPC_SEND_FULL, &wire);
-    CHECK_IS(answer.status, CPC_S_FAULT);
-    CHECK_IS(answer.fault[0], 14);
-    CHECK_IS(answer.fault[2], 0xdead0);
-    CHECK_IS(pair.source->faults, 1);
-    CHECK_IS(query(pair.source).phase, CPC_PHASE_FAILED);
-    CHECK_IS(send_round(pair.source, 0, 1, 2, CPC_SEND_FULL, &wire).status,
-             CPC_S_SESSION_FAILED);
-    pair.source->crash[CPC_PCALL_KINDS] = false;
-    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
-    wire_free(&wire);
-    pair_free(&pair);
-}
-
-static void platform_refuses(uint32_t pcall)
-{
-    struct wire wire = { 0 };
-
-    pair = pair_new(NULL, NULL);
-    pair_open(&pair, ALL);
-    fill_guest(pair.source, 7);
-    pair.source->fail[pcall] = CPC_P_FAILED;
-    struct answer answer = send_round(pair.source, 0, 1, 1, CPC_SEND_FULL, &wire);
-    CHECK_IS(answer.status, CPC_S_PLATFORM);
-    CHECK_IS(answer.result[0], pcall);
-    CHECK_IS(answer.result[1], CPC_P_FAILED);
-    wire_free(&wire);
-    pair_free(&pair);
-}
-
-static void platform_refuses_kinds(void)
-{
-    platform_refuses(CPC_PCALL_KINDS);
-}
-
-static void platform_refuses_copy_out(void)
-{
-    platform_refuses(CPC_PCALL_COPY_OUT);
-}
-
-static void platform_refuses_the_freeze(void)
-{
-    pair = pair_new(NULL, NULL);
-    pair_open(&pair, ALL);
-    pair.source->fail[CPC_PCALL_FREEZE] = CPC_P_FAILED;
-    struct answer answer = call(pair.source, CPC_OP_FREEZE, 0, 0, NULL, 0);
-    CHECK_IS(answer.status, CPC_S_PLATFORM);
-    CHECK_IS(answer.result[0], CPC_PCALL_FREEZE);
-    CHECK_IS(call(pair.source, CPC_OP_RESUME, 0, 0, NULL, 0).status, CPC_S_OK);
-    CHECK_IS(open_as(pair.source, 1, ALL).status, CPC_S_OK);
-    pair_free(&pair);
-}
-
 static void memory_map_changes(void)
 {
     struct wire wire = { 0 };
@@ -490,7 +282,6 @@ static void boot_info_is_checked(void)
 
 #define T(name) { #name, name }
 static const struct test tests[] = {
-    T(ping), T(unknown_calls), T(a_wake_without_a_request_means_nothing),
     T(open_refusals), T(no_suite_here), T(no_entropy), T(hello_magic), T(hello_wire),
     T(hello_pad), T(hello_role), T(hello_role_wild), T(hello_platform),
     T(hello_gvcpus), T(hello_suites), T(hello_region_count), T(hello_region_hidden),
@@ -498,11 +289,6 @@ static const struct test tests[] = {
     T(hello_region_twice), T(hello_region_ghost), T(hello_low_order_key),
     T(hello_signer), T(hello_short), T(regions_are_matched_by_name),
     T(someone_in_between), T(confirmation_reflected), T(send_arguments),
-    T(busy_while_a_stream_runs), T(cancel_while_the_ring_is_full),
-    T(hvcpu_removed_in_a_call), T(hvcpu_removed_in_a_call_taken_back),
-    T(hvcpu_removed_in_a_call_replaced), T(fault_ends_the_call_only),
-    T(platform_refuses_kinds), T(platform_refuses_copy_out),
-    T(platform_refuses_the_freeze), T(memory_map_changes),
-    T(memory_map_makes_no_sense), T(boot_info_is_checked),
+    T(memory_map_changes), T(memory_map_makes_no_sense), T(boot_info_is_checked),
 };
 TEST_MAIN(tests)
