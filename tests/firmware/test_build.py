@@ -94,7 +94,7 @@ def test_header(out: Path) -> None:
     image = (out / "cpc-firmware.bin").read_bytes()
     magic, abi, size, memory, entry, cr3, version = struct.unpack_from("<6I40s", image)
     assert magic == 0x57464350
-    assert abi == 4
+    assert abi == 5
     assert size == len(image)
     assert memory >= size and memory % PAGE == 0
     assert re.fullmatch(rb"[ -~]{1,39}\0+", version)
