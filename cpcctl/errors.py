@@ -16,7 +16,7 @@ class ExitCode(IntEnum):
     OK = 0
     FAILED = 1  # the VM is confirmed where it was
     USAGE = 2  # usage, configuration or unsupported flag
-    REFUSED = 3  # by preflight, policy or attestation, or a part lacks; nothing changed
+    REFUSED = 3  # by preflight, policy or attestation, or a part is missing; nothing changed
     UNREACHABLE = 4  # host, QMP or firmware; nothing started
     UNPROVEN = 5  # the VM's place or state is not proven; a person must look
     TIMED_OUT = 6  # cancelled; the VM is confirmed on the source

@@ -14,7 +14,7 @@ EXITS = (
     (0, "done, or already so"),
     (1, "failed; the VM is confirmed on the source"),
     (2, "usage, configuration or unsupported flag"),
-    (3, "refused by preflight, policy or QEMU, or a part or file lacks; nothing changed"),
+    (3, "refused by preflight, policy or QEMU, or a part or file is missing; nothing changed"),
     (4, "host, QEMU or firmware unreachable; nothing started"),
     (5, "the VM's place or state is not proven; a person must look; never retry"),
     (6, "timed out; cancelled; the VM is confirmed on the source"),

@@ -77,9 +77,16 @@ def _as_wanted(
         error.cause = f"it was started from a definition with another {', '.join(other)}"
         error.hint = f"cpcctl vm stop {name}, then cpcctl vm start {args.file}"
         raise error
-    found = lifecycle.status(ctx.settings, name)
+    found, trouble = lifecycle.look(ctx.settings, name)
+    if trouble is not None:
+        raise trouble
     if found["state"] != "running":
         error.cause = f"its state is {found['state']}"
+        raise error
+    usable = sum(hvcpu["state"] in ("parked", "running") for hvcpu in found.get("hvcpus", ()))
+    if command.has_hvcpus(error.vm.spec) and usable < wanted.hvcpus:
+        error.cause = f"{usable} of its {wanted.hvcpus} hvCPUs can be called"
+        error.hint = f"cpcctl hvcpu list {name}"
         raise error
     return found
 

@@ -65,17 +65,26 @@ class Console:
                 return
             if time.monotonic() > end:
                 raise ConsoleError(f"the guest is not ready after {timeout:g} s: {text[-2000:]}")
-            # What is not read here keeps the guest from writing more: UEFI writes byte by
-            # byte, and a few hundred of them fill a socket.
-            self._socket.settimeout(0.05)
-            try:
-                gone = not self._socket.recv(65536)
-            except TimeoutError:
-                continue
-            except ConnectionError:
-                gone = True
-            if gone:
+            if not self._read_for(0.05):
                 raise ConsoleError(f"QEMU closed the console: {text[-2000:]}")
+
+    def _read_for(self, seconds: float) -> bool:
+        """Throw away what comes; False when QEMU has gone.
+
+        What is not read keeps the guest from writing more: UEFI writes byte by byte, and a
+        few hundred of them fill a socket.
+        """
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._socket.settimeout(left)
+            try:
+                if not self._socket.recv(65536):
+                    return False
+            except TimeoutError:
+                return True
+            except ConnectionError:
+                return False
+        return True
 
     def close(self) -> None:
         """Hang up."""

@@ -50,7 +50,7 @@ class Parts:
 
     @classmethod
     def of(cls, settings: Settings) -> Parts:
-        """From the settings, else from the cache. Raises CpcError (2) if one lacks."""
+        """From the settings, else from the cache. Raises CpcError (3) if one is missing."""
         current = settings.cache_dir / "current"
         found = cls(
             qemu=settings.qemu or current / "qemu/bin/qemu-system-x86_64",
@@ -62,7 +62,7 @@ class Parts:
         for path in (found.qemu, found.qemu_data, found.kernel, found.tiny, found.full):
             if not path.exists():
                 raise CpcError(
-                    f"{path} is not there", exit_code=ExitCode.USAGE, hint="make setup"
+                    f"{path} is not there", exit_code=ExitCode.REFUSED, hint="make setup"
                 )
         return found
 
@@ -77,8 +77,8 @@ class Parts:
         return replace(self, accel=choice.accel, verdict=memory.file(settings))
 
     def confidential(self, settings: Settings, flag: str | None) -> Parts:
-        """The same with an emulated SEV-SNP guest. Raises CpcError (2) for kvm, since such
-        guests have no hvCPUs with it yet, and where OVMF lacks."""
+        """The same with an emulated SEV-SNP guest. Raises CpcError: 2 for kvm, since
+        such guests have no hvCPUs with it yet, 3 where OVMF is missing."""
         if (flag or settings.accel) == "kvm":
             raise CpcError(
                 "with KVM an SEV-SNP guest has no hvCPUs yet, so it cannot be migrated",

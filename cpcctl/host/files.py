@@ -8,6 +8,7 @@ some devices does something.
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -32,7 +33,19 @@ def other_kind(path: Path) -> str:
 
 def open_plain(path: Path) -> BinaryIO:
     """Open a file to read. Raises OSError, NotPlain among them."""
-    kind = other_kind(path)
+    _refuse(path, path.stat())
+    # It may be another one by now: opened so that a FIFO does not wait, and looked at again.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    file = open(fd, "rb")  # noqa: SIM115 - handed out
+    try:
+        _refuse(path, os.fstat(fd))
+    except NotPlain:
+        file.close()
+        raise
+    return file
+
+
+def _refuse(path: Path, found: os.stat_result) -> None:
+    kind = KINDS.get(stat.S_IFMT(found.st_mode), "")
     if kind:
         raise NotPlain(errno.EINVAL, f"it is {kind} and no plain file", str(path))
-    return path.open("rb")

@@ -168,8 +168,12 @@ class Mailbox:
         self._raw[start : start + len(payload)] = payload
         self._word("payload_size", len(payload))
         self._word("op", op)
+        number = (self.request + 1) & 0xFFFFFFFF
+        if number == self._word("cancel"):
+            # It was taken back: for the hvCPU's next life that is the call it died of.
+            number = (number + 1) & 0xFFFFFFFF
         # Last: the firmware looks at nothing before it sees a new number.
-        return self._word("request", (self.request + 1) & 0xFFFFFFFF)
+        return self._word("request", number)
 
     def done(self, request: int) -> bool:
         """True when that call has ended."""
@@ -183,8 +187,9 @@ class Mailbox:
         """Take back the request that an hvCPU died of, or has never seen.
 
         If it died of it, its next life ends that call without an answer. It must not find
-        one here, or it would die of it again.
+        one here, or it would die of it again. Its number is not used again.
         """
+        self._word("cancel", self.request)
         self._word("op", 0)
         self._word("payload_size", 0)
         self._word("request", self._word("done"))

@@ -151,6 +151,8 @@ class Destination:
                 raise
         except BaseException:
             self.job.record.data.pop("launched", None)
+            with contextlib.suppress(CpcError):
+                self.job.save()
             if Folders.of(self.settings).vm(spec.name).state.exists():
                 lock.release()
             else:
@@ -311,12 +313,13 @@ class Destination:
             cause=words,
         )
         if params.get("lost") is True:
-            # Only the source knows that it has the guest no more; this side gives it up
-            # for ever, or give_up() says that it cannot.
+            # Here it is given up for ever, or give_up() says that it cannot be. That it is no
+            # more there is the source's word, so it is shown as that.
+            source = self.job.record.data.get("source", "the source")
+            name = self.side.vm.name if self.side is not None else None
             error.exit_code = ExitCode.LOST
-            name = self.job.record.vm  # unknown before the launch
-            error.message += f"; VM {name} is lost" if name else "; its VM is lost"
-            error.hint = RESTORE
+            error.message += f"; {source} says that {f'VM {name}' if name else 'its VM'} is lost"
+            error.hint = f"cpcctl vm status {name or 'VM'}, on {source}; then {RESTORE}"
         token = self.give_up(error)
         self.finished.set()
         return {"token": _text(token)}
@@ -337,16 +340,12 @@ class Destination:
             try:
                 side.settle_calls()
                 token = side.abort()
-            except QmpGone:
-                token = b""
+            except QmpGone as gone:
+                # Of a QEMU that lives and does not answer: the firmware may have had its COMMIT.
+                if self.prepared and not side.vm.process.wait_gone(GONE_SECONDS):
+                    raise self._not_given_up(gone) from gone
             except CallError as error:
-                raise CpcError(
-                    f"VM {side.vm.name} cannot be given up on {self.settings.host}",
-                    exit_code=ExitCode.UNPROVEN,
-                    host=self.settings.host,
-                    cause=error.cause,
-                    hint=f"cpcctl vm status {side.vm.name}, on both hosts",
-                ) from error
+                raise self._not_given_up(error) from error
         self.job.record.data["abort"] = _text(token)
         self.job.record.data.pop("launched", None)
         with contextlib.suppress(CpcError):  # a full disk must not keep the shell alive
@@ -359,6 +358,16 @@ class Destination:
         if self.lock is not None:
             self.lock.remove()
         return token
+
+    def _not_given_up(self, why: CpcError) -> CpcError:
+        name = self._side().vm.name
+        return CpcError(
+            f"VM {name} cannot be given up on {self.settings.host}",
+            exit_code=ExitCode.UNPROVEN,
+            host=self.settings.host,
+            cause=why.cause or why.message,
+            hint=f"cpcctl vm status {name}, on both hosts",
+        )
 
     def close(self) -> None:
         """Hang up; the guest stays as it is."""

@@ -187,12 +187,12 @@ def take(source: Source, step: Step, token: bytes, cause: CpcError) -> CpcError 
         source.phase = Phase.FINISHED
         return None
     if step is Step.LOST:
-        cause.exit_code = ExitCode.LOST
-        cause.message += f"; VM {name} is lost"
-        cause.hint = RESTORE
         # So that the other side says the same, at once: it would wait for us until its grace ends.
         with contextlib.suppress(rpc.LinkLost, rpc.RemoteError):
             source.call("abort", {"reason": cause.message, "lost": True})
+        cause.exit_code = ExitCode.LOST
+        cause.message += f"; VM {name} is lost"
+        cause.hint = RESTORE
         return cause
     return _unproven(source, cause, None)
 

@@ -28,7 +28,7 @@ def launch_digest(
     firmware:  an image that ovmf.read() has accepted
     signature: family, model and stepping of the vCPUs, as CPUID function 1 has it in EAX
     hvcpus:    what the launch puts into memory for them, if the guest has any
-    Raises CpcError (2) when the package sev-snp-measure is missing.
+    Raises CpcError (3) when the package sev-snp-measure is missing.
     """
     gctx, guest, ovmf, vmsa = (part(name) for name in ("gctx", "guest", "ovmf", "vmsa"))
     qemu = part("vmm_types").VMMType.QEMU

@@ -78,6 +78,11 @@ def read(data: bytes) -> Ovmf:
         raise NoOvmf("it is an OVMF without SEV metadata: too old, or only a part of the image")
     entry = _number(table[RESET_BLOCK], "reset block")
     found = Ovmf(len(data), entry, _sections(data, _number(table[SEV_METADATA], "SEV metadata")))
+    ends = 0
+    for at, size in sorted(found.launch):
+        if at < ends:
+            raise NoOvmf("sections of its SEV metadata overlap each other or the image")
+        ends = at + size
     kinds = {section.kind for section in found.sections}
     for kind, name in ((MEMORY, "memory"), (SECRETS, "secrets"), (CPUID, "CPUID")):
         if kind not in kinds:

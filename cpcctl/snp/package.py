@@ -12,13 +12,13 @@ PACKAGE = "sev-snp-measure"
 
 
 def part(name: str) -> Any:
-    """One of its modules. Raises CpcError (2) when the package is missing."""
+    """One of its modules. Raises CpcError (3) when the package is missing."""
     try:
         return importlib.import_module(f"sevsnpmeasure.{name}")
     except ImportError as error:
         raise CpcError(
             f"the Python package {PACKAGE} is missing; without it no launch digest is known",
-            exit_code=ExitCode.USAGE,
+            exit_code=ExitCode.REFUSED,
             cause=str(error),
             hint=f"pip install {PACKAGE}, or make venv",
         ) from error

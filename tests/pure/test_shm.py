@@ -117,6 +117,8 @@ def test_what_an_hvcpu_died_of_is_no_call_to_its_next_life(path: Path) -> None:
         box.retract()
         assert not box.pending
         assert (box._word("op"), box._word("payload_size")) == (0, 0)
+        # A number that is used again would be the call that it died of, and is cancelled.
+        assert box.post(abi.OP_PING) == 2
 
 
 def test_too_much_for_a_mailbox(path: Path) -> None:

@@ -75,6 +75,8 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "version": (image(metadata(NEW).replace(b"\1\0\0\0", b"\2\0\0\0", 1)), "not of version 1"),
     "count": (image(metadata(NEW, 5)), "more sections than it holds"),
     "many": (image(metadata(NEW, 1 << 31)), "more sections than it holds"),
+    "overlap": (image(metadata([*NEW, (NEW[0][0], 4096, 1)])), "overlap each other"),
+    "over-image": (image(metadata([*NEW, ((4 << 30) - 4096, 4096, 1)])), "overlap each other"),
     "too-many": (image(metadata([(0, 4096, 1)] * 32)), "names 32 sections; at most 31"),
     "kind": (image(metadata([*NEW, (0, 4096, 99)])), "unknown kind 0x63"),
     "unaligned": (image(metadata([*NEW, (1, 4096, 1)])), "not made of pages"),

@@ -140,13 +140,15 @@ static void hvcpu_removed_in_a_call_taken_back(void)
     pair_free(&pair);
 }
 
-/* Another call is there instead: it is the one that is run and answered. */
+/* Taken back, and another call is there instead, of a new number: it is the one that is
+   run and answered. */
 static void hvcpu_removed_in_a_call_replaced(void)
 {
     uint64_t arg[6] = { 0 };
 
     fill_ring();
     host_hvcpu_kill(pair.source, 0);
+    host_mailbox(pair.source, 0)->cancel = host_mailbox(pair.source, 0)->request;
     post(pair.source, 0, CPC_OP_PING, arg, NULL, 0);
     host_hvcpu_add(pair.source, 0);
     CHECK_IS(take_answer(pair.source, 0).status, CPC_S_OK);
