@@ -181,7 +181,7 @@ def test_an_hvcpu_that_hangs(place: Settings, timed: Any, tmp_path: Path, built:
 def test_a_part_that_lacks(place: Settings, timed: Any, tmp_path: Path) -> None:
     (tmp_path / "fw").write_text("nothing")
     found = timed(replace(place, firmware=tmp_path / "fw"), patient(5))
-    assert (found.kind, found.fix) == ("parts", "make firmware")
+    assert (found.kind, found.fix) == ("parts", find.FIRMWARE_FIX)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF no guest of ours"])
