@@ -28,7 +28,7 @@ class NotPlain(OSError):
 
 def other_kind(path: Path) -> str:
     """"" for a plain file, else what it is. Follows symbolic links. Raises OSError."""
-    return KINDS.get(stat.S_IFMT(path.stat().st_mode), "")
+    return _kind(path.stat())
 
 
 def open_plain(path: Path) -> BinaryIO:
@@ -45,7 +45,11 @@ def open_plain(path: Path) -> BinaryIO:
     return file
 
 
+def _kind(found: os.stat_result) -> str:
+    return KINDS.get(stat.S_IFMT(found.st_mode), "")
+
+
 def _refuse(path: Path, found: os.stat_result) -> None:
-    kind = KINDS.get(stat.S_IFMT(found.st_mode), "")
+    kind = _kind(found)
     if kind:
         raise NotPlain(errno.EINVAL, f"it is {kind} and no plain file", str(path))

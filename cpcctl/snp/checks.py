@@ -139,8 +139,7 @@ def _kernel(spec: VmSpec) -> list[tuple[str, str]]:
     try:
         why = kernel.look(Path(spec.kernel))
     except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        fix = ready.KERNEL_FIX if missing else f"ls -l {spec.kernel}"
-        return [(f"the kernel cannot be read: {reason(error)}", fix)]
+        why = f"the kernel cannot be read: {reason(error)}"
+        return [(why, ready.fix(spec, spec.kernel, error))]
     fix = f"use a kernel of 5.19 or later with {kernel.OPTION}=y, such as Debian's 6.1 or 6.12"
     return [(why, fix)] if why else []

@@ -30,7 +30,7 @@ def check(host: str, spec: VmSpec) -> None:
                 exit_code=ExitCode.REFUSED,
                 host=host,
                 cause=None if missing else reason(error),
-                hint=_fix(spec, path) if missing else f"ls -l {path}",
+                hint=fix(spec, path, error),
             ) from error
         if kind:
             # QEMU refuses some of them, and would wait for ever for others.
@@ -45,11 +45,14 @@ def check(host: str, spec: VmSpec) -> None:
             _check_tap(host, spec.name, nic.tap)
 
 
-def _fix(spec: VmSpec, path: str) -> str:
-    """What to type when a file is not there."""
-    if path == spec.kernel:
-        return KERNEL_FIX
-    return find.OVMF_FIX if path == spec.snp.firmware else f"ls -l {path}"
+def fix(spec: VmSpec, path: str, error: OSError) -> str:
+    """What to type for a file of a definition that is not there, or cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        if path == spec.kernel:
+            return KERNEL_FIX
+        if path == spec.snp.firmware:
+            return find.OVMF_FIX
+    return f"ls -l {path}"
 
 
 def _check_tap(host: str, name: str, tap: str) -> None:

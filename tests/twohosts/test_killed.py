@@ -210,28 +210,17 @@ def test_source_host_dies_after_the_guest_has_gone(pair: Pair) -> None:
     assert "ticket" not in pair.a.jobs("migrate")[-1]["data"]
 
 
-def test_source_host_dies_in_mid_copy(pair: Pair) -> None:
-    """job resume says the same on both hosts, and the long grace is in nobody's way."""
+@pytest.mark.parametrize("phase", ["copy", "run"])
+def test_source_host_dies_with_the_guest(pair: Pair, phase: str) -> None:
+    """In the copy, or with a COMMIT that was signed and never left: nobody can run this guest
+    any more. job resume says so on both hosts, and the long grace is in nobody's way."""
     name = pair.vm()
     receive, ticket = pair.receive("--grace", f"{patient(80):g}")
-    process = pair.migrate(name, ticket, stop_at="copy")
+    process = pair.migrate(name, ticket, stop_at=phase)
     wait_stopped(pair.worker())
     job = everything_killed_on_a(pair, process, name)
     assert "was lost" in pair.a.run("job", "resume", job, expect=7).stderr
     assert f"VM {name} is lost" in finish(receive, 7, patient(40)).stderr
-    assert (pair.a.vm_state(name), pair.b.vm_state(name)) == ("absent", "absent")
-
-
-def test_source_host_dies_with_the_commit(pair: Pair) -> None:
-    """COMMIT was signed and never left: nobody can run this guest any more."""
-    name = pair.vm()
-    receive, ticket = pair.receive("--grace", f"{patient(60):g}")
-    process = pair.migrate(name, ticket, stop_at="run")
-    wait_stopped(pair.worker())
-    job = everything_killed_on_a(pair, process, name)
-    done = pair.a.run("job", "resume", job, expect=7)
-    assert "was lost" in done.stderr
-    finish(receive, 7)
     assert (pair.a.vm_state(name), pair.b.vm_state(name)) == ("absent", "absent")
 
 

@@ -116,6 +116,15 @@ extern const struct host_layout standard_layout;
 struct pair pair_new(const struct host_layout *source,
                      const struct host_layout *destination);
 void pair_free(struct pair *pair);
+/* What each end has to show to the other one at CONFIRM. */
+struct proofs {
+    struct answer source;
+    struct answer destination;
+};
+
+/* OPEN and ACCEPT on both sides with these suites. */
+struct proofs pair_accept(struct pair *pair, uint32_t suites);
+struct answer confirm(struct host_machine *machine, const struct answer *proof);
 /* OPEN, ACCEPT, CONFIRM on both sides with these suites. */
 void pair_open(struct pair *pair, uint32_t suites);
 /* Zero pages, content, holes, a shared page; the same for the same seed. */

@@ -44,7 +44,7 @@ void pair_free(struct pair *pair)
     host_machine_free(pair->destination);
 }
 
-void pair_open(struct pair *pair, uint32_t suites)
+struct proofs pair_accept(struct pair *pair, uint32_t suites)
 {
     struct host_machine *s = pair->source;
     struct host_machine *d = pair->destination;
@@ -53,13 +53,27 @@ void pair_open(struct pair *pair, uint32_t suites)
     CHECK_IS(hello_s.status, CPC_S_OK);
     CHECK_IS(hello_d.status, CPC_S_OK);
     CHECK_IS(hello_s.size, sizeof(struct cpc_hello));
-    struct answer proof_s = call(s, CPC_OP_ACCEPT, 0, 0, hello_d.payload, hello_d.size);
-    struct answer proof_d = call(d, CPC_OP_ACCEPT, 0, 0, hello_s.payload, hello_s.size);
-    CHECK_IS(proof_s.status, CPC_S_OK);
-    CHECK_IS(proof_d.status, CPC_S_OK);
-    CHECK_IS(proof_s.size, 32);
-    CHECK_IS(call(s, CPC_OP_CONFIRM, 0, 0, proof_d.payload, 32).status, CPC_S_OK);
-    CHECK_IS(call(d, CPC_OP_CONFIRM, 0, 0, proof_s.payload, 32).status, CPC_S_OK);
+    struct proofs proofs = {
+        .source = call(s, CPC_OP_ACCEPT, 0, 0, hello_d.payload, hello_d.size),
+        .destination = call(d, CPC_OP_ACCEPT, 0, 0, hello_s.payload, hello_s.size),
+    };
+    CHECK_IS(proofs.source.status, CPC_S_OK);
+    CHECK_IS(proofs.destination.status, CPC_S_OK);
+    CHECK_IS(proofs.source.size, 32);
+    return proofs;
+}
+
+struct answer confirm(struct host_machine *machine, const struct answer *proof)
+{
+    return call(machine, CPC_OP_CONFIRM, 0, 0, proof->payload, 32);
+}
+
+void pair_open(struct pair *pair, uint32_t suites)
+{
+    struct proofs proofs = pair_accept(pair, suites);
+
+    CHECK_IS(confirm(pair->source, &proofs.destination).status, CPC_S_OK);
+    CHECK_IS(confirm(pair->destination, &proofs.source).status, CPC_S_OK);
 }
 
 static uint64_t mix(uint64_t value)

@@ -452,14 +452,8 @@ static void a_swapped_page_of_the_launch_is_found(void)
 {
     begin();
     host_rmp_set(pair.destination, MODEL_LAUNCH + 3, true, false);
-    struct answer hello_s = call(pair.source, CPC_OP_OPEN, CPC_ROLE_SOURCE, ALL, NULL, 0);
-    struct answer hello_d = call(pair.destination, CPC_OP_OPEN, CPC_ROLE_DESTINATION, ALL,
-                                 NULL, 0);
-    hello_d = call(pair.source, CPC_OP_ACCEPT, 0, 0, hello_d.payload, hello_d.size);
-    hello_s = call(pair.destination, CPC_OP_ACCEPT, 0, 0, hello_s.payload, hello_s.size);
-    CHECK_IS(hello_s.status, CPC_S_OK);
-    is_hardware(call(pair.destination, CPC_OP_CONFIRM, 0, 0, hello_d.payload, 32),
-                PLATFORM_PVALIDATE, 0x100);
+    struct proofs proofs = pair_accept(&pair, ALL);
+    is_hardware(confirm(pair.destination, &proofs.source), PLATFORM_PVALIDATE, 0x100);
     CHECK_IS(query(pair.destination).phase, CPC_PHASE_FAILED);
     end();
 }

@@ -337,15 +337,9 @@ static void another_map_at_the_destination_is_refused(void)
 {
     begin();
     host_hints(pair.destination)->extent[2].gpa += CPC_PAGE_SIZE;
-    struct answer hello_s = call(pair.source, CPC_OP_OPEN, CPC_ROLE_SOURCE, ALL, NULL, 0);
-    struct answer hello_d = call(pair.destination, CPC_OP_OPEN, CPC_ROLE_DESTINATION, ALL,
-                                 NULL, 0);
-    hello_s = call(pair.destination, CPC_OP_ACCEPT, 0, 0, hello_s.payload, hello_s.size);
-    hello_d = call(pair.source, CPC_OP_ACCEPT, 0, 0, hello_d.payload, hello_d.size);
-    CHECK_IS(call(pair.source, CPC_OP_CONFIRM, 0, 0, hello_s.payload, 32).status,
-             CPC_S_CONFIRMATION);
-    CHECK_IS(call(pair.destination, CPC_OP_CONFIRM, 0, 0, hello_d.payload, 32).status,
-             CPC_S_CONFIRMATION);
+    struct proofs proofs = pair_accept(&pair, ALL);
+    CHECK_IS(confirm(pair.source, &proofs.destination).status, CPC_S_CONFIRMATION);
+    CHECK_IS(confirm(pair.destination, &proofs.source).status, CPC_S_CONFIRMATION);
     end();
 }
 

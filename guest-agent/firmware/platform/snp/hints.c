@@ -86,6 +86,17 @@ static void sort(struct cpc_snp_extent *list, uint32_t count, bool by_gpa)
     }
 }
 
+static const struct cpc_snp_extent *find_gpa(const struct cpc_snp_extent *list,
+                                             uint32_t count, uint64_t gpa)
+{
+    for (uint32_t i = 0; i < count; i++) {          /* <= CPC_SNP_EXTENTS */
+        if (gpa - list[i].gpa < BYTES(list[i].pages)) {
+            return &list[i];
+        }
+    }
+    return NULL;
+}
+
 /* True when extents cover all of a range. */
 static bool covers(const struct cpc_snp_hints *hints, const struct cpc_snp_range *range)
 {
@@ -94,15 +105,12 @@ static bool covers(const struct cpc_snp_hints *hints, const struct cpc_snp_range
 
     /* <= CPC_SNP_EXTENTS turns: each goes to the end of another extent */
     while (gpa < end) {
-        uint32_t i = 0;
-        while (i < hints->extents &&
-               gpa - hints->extent[i].gpa >= BYTES(hints->extent[i].pages)) {
-            i++;
-        }
-        if (i == hints->extents) {
+        const struct cpc_snp_extent *extent =
+            find_gpa(hints->extent, hints->extents, gpa);
+        if (extent == NULL) {
             return false;
         }
-        gpa = hints->extent[i].gpa + BYTES(hints->extent[i].pages);
+        gpa = extent->gpa + BYTES(extent->pages);
     }
     return true;
 }
@@ -256,14 +264,7 @@ const struct cpc_snp_extent *snp_find(uint64_t flat)
 
 const struct cpc_snp_extent *snp_find_gpa(uint64_t gpa)
 {
-    const struct snp *snp = snp_state();
-
-    for (uint32_t i = 0; i < snp->extents; i++) {   /* <= CPC_SNP_EXTENTS */
-        if (gpa - snp->extent[i].gpa < BYTES(snp->extent[i].pages)) {
-            return &snp->extent[i];
-        }
-    }
-    return NULL;
+    return find_gpa(snp_state()->extent, snp_state()->extents, gpa);
 }
 
 bool snp_covered(uint64_t flat, uint64_t pages)
