@@ -34,9 +34,9 @@ def _run(argv: Sequence[str]) -> int:
         fmt = asked_format(argv) or fmt
         args = _parse(argv)
         flags = {name: getattr(args, name, None) for name in FLAG_NAMES}
-        from cpcctl.cli.context import Context
-        from cpcctl.cli.output import Output
         from cpcctl.config.load import load
+        from cpcctl.ui.context import Context
+        from cpcctl.ui.output import Output
 
         settings = load(flags)
         fmt = settings.format
@@ -77,8 +77,8 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    from cpcctl.cli.output import unwritable
     from cpcctl.cli.parser import build
+    from cpcctl.ui.output import unwritable
 
     try:
         try:

@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 
 from cpcctl.cli import arguments
-from cpcctl.cli.context import Context
 from cpcctl.errors import CpcError, ExitCode
+from cpcctl.ui.context import Context
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

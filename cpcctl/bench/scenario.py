@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cpcctl.cli.output import table
+from cpcctl.ui.output import table
 
 
 @dataclass(frozen=True)

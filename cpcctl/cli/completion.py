@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 import shlex
 
-from cpcctl.cli.context import Context
 from cpcctl.cli.tree import Node, nodes
+from cpcctl.ui.context import Context
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from cpcctl.cli.context import Context
-from cpcctl.cli.output import table
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.qmp import Qmp
 from cpcctl.host.state import Folders, VmLock
+from cpcctl.ui.context import Context
+from cpcctl.ui.output import table
 from cpcctl.vm import command, lifecycle
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import argparse
 
-from cpcctl.cli.context import Context
-from cpcctl.cli.output import pairs, table
 from cpcctl.host.state import Folders
 from cpcctl.jobs.store import JobStore, Record
+from cpcctl.ui.context import Context
+from cpcctl.ui.output import pairs, table
 
 Pairs = list[tuple[str, object]]
 

@@ -7,10 +7,10 @@ import argparse
 
 from cpcctl import __version__, abi
 from cpcctl.accel import memory
-from cpcctl.cli.context import Context
-from cpcctl.cli.output import pairs
 from cpcctl.errors import CpcError
 from cpcctl.host import find
+from cpcctl.ui.context import Context
+from cpcctl.ui.output import pairs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

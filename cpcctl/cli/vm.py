@@ -11,10 +11,10 @@ from typing import Any
 from cpcctl.accel import choose
 from cpcctl.cli import arguments
 from cpcctl.cli.arguments import seconds
-from cpcctl.cli.context import Context
-from cpcctl.cli.output import pairs, size, table
 from cpcctl.snp import checks as snp_checks
 from cpcctl.snp import definition as snp
+from cpcctl.ui.context import Context
+from cpcctl.ui.output import pairs, size, table
 from cpcctl.vm import command, lifecycle, prepare, protection, same, spec
 from cpcctl.vm.spec import VmSpec
 

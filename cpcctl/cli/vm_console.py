@@ -13,9 +13,9 @@ import termios
 import tty
 from collections.abc import Iterator
 
-from cpcctl.cli.context import Context
-from cpcctl.cli.output import unwritable
 from cpcctl.errors import CpcError, ExitCode, reason
+from cpcctl.ui.context import Context
+from cpcctl.ui.output import unwritable
 from cpcctl.vm import lifecycle
 
 # Ctrl-], as telnet and virsh console.

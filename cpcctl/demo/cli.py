@@ -7,8 +7,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from cpcctl.cli import arguments
-from cpcctl.cli.context import Context
 from cpcctl.errors import CpcError, ExitCode
+from cpcctl.ui.context import Context
 
 if TYPE_CHECKING:
     from cpcctl.demo.report import Findings

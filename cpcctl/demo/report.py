@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from cpcctl.cli.output import pairs, size, table
+from cpcctl.ui.output import pairs, size, table
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import argparse
 from dataclasses import replace
 
 from cpcctl.cli import arguments
-from cpcctl.cli.context import Context
 from cpcctl.doctor.checks import FAIL, check_all
 from cpcctl.errors import ExitCode
+from cpcctl.ui.context import Context
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import argparse
 import math
 
-from cpcctl.cli.context import Context
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.migrate.options import Options
+from cpcctl.ui.context import Context
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,11 +108,11 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 
 def dry_run(ctx: Context, name: str, ticket: str, options: Options) -> int:
     """Every check on both sides, as a table; the first refusal as the error."""
-    from cpcctl.cli.output import table
     from cpcctl.jobs.store import Job, JobStore, Record
     from cpcctl.link import ticket as tickets
     from cpcctl.migrate.side import Side
     from cpcctl.migrate.source import Source
+    from cpcctl.ui.output import table
     from cpcctl.vm import lifecycle
 
     side = Side.attach(lifecycle.attach(ctx.settings, name))

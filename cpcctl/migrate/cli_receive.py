@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import argparse
 
-from cpcctl.cli.context import Context
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.migrate.cli import positive
+from cpcctl.ui.context import Context
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

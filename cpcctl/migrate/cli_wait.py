@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from cpcctl.cli.context import Context
+from cpcctl.ui.context import Context
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cpcctl.cli.context import Context
-from cpcctl.cli.output import pairs, size
 from cpcctl.config.patience import patient
 from cpcctl.config.settings import NAMES, Settings
 from cpcctl.errors import CpcError, ExitCode, Terminated
 from cpcctl.host.state import Folders, VmLock
 from cpcctl.jobs.store import INTERRUPTED, RUNNING, Job, JobStore, Record
+from cpcctl.ui.context import Context
+from cpcctl.ui.output import pairs, size
 
 LOOK_SECONDS = 0.05
 LEAVE_SECONDS = patient(5.0)

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cpcctl.cli.context import Context
 from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, Terminated
@@ -27,6 +26,7 @@ from cpcctl.link.ticket import SECRET_BYTES, Ticket
 from cpcctl.migrate.destination import Destination
 from cpcctl.migrate.machine import DestinationFact
 from cpcctl.migrate.side import Side
+from cpcctl.ui.context import Context
 from cpcctl.vm import lifecycle
 
 WILDCARDS = ("0.0.0.0", "::")

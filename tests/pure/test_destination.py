@@ -12,8 +12,6 @@ from typing import Any, cast
 
 import pytest
 
-from cpcctl.cli.context import Context
-from cpcctl.cli.output import Output
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.process import ProcessId
@@ -22,6 +20,8 @@ from cpcctl.host.state import Folders, VmLock, make_folder
 from cpcctl.jobs.store import JobStore
 from cpcctl.migrate import destination, receiving
 from cpcctl.migrate.destination import Destination
+from cpcctl.ui.context import Context
+from cpcctl.ui.output import Output
 from cpcctl.vm import lifecycle
 from cpcctl.vm.spec import VmSpec
 

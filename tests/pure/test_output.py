@@ -9,9 +9,9 @@ import os
 
 import pytest
 
-from cpcctl.cli import progress
-from cpcctl.cli.output import Output, pairs, size, table
 from cpcctl.errors import CpcError
+from cpcctl.ui import progress
+from cpcctl.ui.output import Output, pairs, size, table
 
 
 def test_results_go_to_stdout_and_notes_do_not() -> None:

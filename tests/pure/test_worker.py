@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from cpcctl.cli.context import Context
-from cpcctl.cli.output import Output
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.process import ProcessId
@@ -19,6 +17,8 @@ from cpcctl.host.state import Folders
 from cpcctl.jobs.store import JobStore
 from cpcctl.migrate import follow, worker
 from cpcctl.migrate.machine import Phase
+from cpcctl.ui.context import Context
+from cpcctl.ui.output import Output
 from cpcctl.vm import lifecycle
 
 NOWHERE = Path("/nonexistent")

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cpcctl.cli.output import Output
-from cpcctl.cli.progress import Progress, make
 from cpcctl.config.settings import Settings
+from cpcctl.ui.output import Output
+from cpcctl.ui.progress import Progress, make
 
 
 @dataclass

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol, TextIO
 
-from cpcctl.cli.output import say, size
+from cpcctl.ui.output import say, size
 
 PLAIN_EVERY = 1.0
 
