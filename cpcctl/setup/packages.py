@@ -22,6 +22,7 @@ PACKAGES = {
     "libfdt-dev": "QEMU",
     "libslirp-dev": "QEMU's user-mode network",
     "libgnutls28-dev": "QEMU's emulated SEV-SNP processor: keys, reports, certificates",
+    "libseccomp-dev": "QEMU's filter of system calls",
     "zlib1g-dev": "QEMU",
     "xz-utils": "QEMU's source archive",
     "patch": "the patch series",

@@ -84,7 +84,8 @@ if [ ! -f build.ninja ] || [ "$configured" != "$(cat .configured 2> /dev/null)" 
     echo "qemu: configuring" >&2
     run "$work/src/configure" --python="$env/bin/python" --target-list=x86_64-softmmu \
         --without-default-features --enable-tcg --enable-kvm --enable-slirp --enable-gnutls \
-        --enable-fdt=system --disable-docs --disable-install-blobs --disable-download
+        --enable-seccomp --enable-fdt=system --disable-docs --disable-install-blobs \
+        --disable-download
     echo "$configured" > .configured
 fi
 echo "qemu: compiling ($jobs jobs; minutes the first time)" >&2
