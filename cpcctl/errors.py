@@ -57,7 +57,7 @@ class CpcError(Exception):
     exit_code: what the process should return
     host:      name of the host whose words `cause` are
     cause:     those words, unchanged; may have several lines
-    hint:      the next command to type, or what to do
+    hint:      the next command to type, or what to do; one remedy a line
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class CpcError(Exception):
             lines.append(label + _safe(first))
             lines.extend("    " + _safe(line) for line in rest)
         if self.hint:
-            lines.append(f"  try: {_safe(self.hint)}")
+            lines.extend(f"  try: {_safe(line)}" for line in self.hint.splitlines())
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, object]:

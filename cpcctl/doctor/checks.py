@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cpcctl.accel import choose, memory
@@ -21,6 +21,7 @@ from cpcctl.host import find
 from cpcctl.host.state import make_folder
 from cpcctl.snp import checks as snp
 from cpcctl.snp import hardware, package
+from cpcctl.ui.check import Check
 from cpcctl.vm import lifecycle
 from cpcctl.vm.spec import VmSpec
 
@@ -32,26 +33,37 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 
 
 @dataclass(frozen=True)
-class Check:
-    """What a check found. warn: something works without it, e.g. the demo."""
+class Finding(Check):
+    """A check of this host.
 
-    name: str
-    state: str
-    detail: str
-    fix: str | None = None
+    detail: what was found, None unless ok
+    required: False when something works without it, e.g. the demo
+    """
 
-    def as_dict(self) -> dict[str, str | None]:
-        """For --format json."""
-        return asdict(self)
+    detail: str | None = None
+    required: bool = True
+
+    @property
+    def state(self) -> str:
+        """One word for people."""
+        return OK if self.ok else FAIL if self.required else WARN
 
 
-def _python(_: Settings) -> Check:
+def _finding(state: str, detail: str, fix: str | None = None) -> Finding:
+    """What one check found; check_one() adds its name and the host."""
+    if state == OK:
+        return Finding("", "", True, detail=detail)
+    return Finding("", "", False, detail, fix, required=state == FAIL)
+
+
+def _python(_: Settings) -> Finding:
+    version = platform.python_version()
     good = sys.version_info >= (3, 11)
     fix = None if good else "install Python 3.11 or later"
-    return Check("python", OK if good else FAIL, platform.python_version(), fix)
+    return _finding(OK if good else FAIL, version if good else f"{version} is too old", fix)
 
 
-def _packages(_: Settings) -> Check:
+def _packages(_: Settings) -> Finding:
     missing = []
     for name in PACKAGES:
         try:
@@ -60,46 +72,46 @@ def _packages(_: Settings) -> Check:
             missing.append(name)
     if missing:
         fix = f"{sys.executable} -m pip install {' '.join(missing)}"
-        return Check("packages", FAIL, "missing: " + ", ".join(missing), fix)
-    return Check("packages", OK, ", ".join(PACKAGES))
+        return _finding(FAIL, "missing: " + ", ".join(missing), fix)
+    return _finding(OK, ", ".join(PACKAGES))
 
 
-def _qemu(settings: Settings) -> Check:
+def _qemu(settings: Settings) -> Finding:
     binary = find.qemu_binary(settings)
     found = find.probe(binary, find.qemu_data(settings, binary))
-    return Check("qemu", OK, f"{found.version}, {binary}")
+    return _finding(OK, f"{found.version}, {binary}")
 
 
-def _patched(settings: Settings) -> Check:
+def _patched(settings: Settings) -> Finding:
     binary = find.qemu_binary(settings)
     missing = find.probe(binary, find.qemu_data(settings, binary)).missing
     if missing:
-        return Check("qemu-patched", FAIL, "lacks " + ", ".join(missing), "make qemu")
-    return Check("qemu-patched", OK, "has every command for hvCPUs")
+        return _finding(FAIL, "lacks " + ", ".join(missing), "make qemu")
+    return _finding(OK, "has every command for hvCPUs")
 
 
-def _tcg(_: Settings) -> Check:
+def _tcg(_: Settings) -> Finding:
     # TCG gives each vCPU a thread only where the host orders memory as x86.
     machine = platform.machine()
     if machine != "x86_64":
-        return Check("tcg-threads", FAIL, f"this host is {machine}", "use an x86-64 host")
-    return Check("tcg-threads", OK, "every hvCPU and gvCPU gets a thread of its own")
+        return _finding(FAIL, f"this host is {machine}", "use an x86-64 host")
+    return _finding(OK, "every hvCPU and gvCPU gets a thread of its own")
 
 
-def _firmware(settings: Settings) -> Check:
+def _firmware(settings: Settings) -> Finding:
     path = find.firmware_image(settings)
-    return Check("firmware", OK, f"{find.firmware_version(path)}, {path}")
+    return _finding(OK, f"{find.firmware_version(path)}, {path}")
 
 
-def _kvm(settings: Settings) -> Check:
+def _kvm(settings: Settings) -> Finding:
     # Asked anew: this is how somebody who repaired something has it noticed.
     found = memory.ask(settings, fresh=True)
-    return Check("kvm", OK if found.works else WARN, found.reason, found.fix)
+    return _finding(OK if found.works else WARN, found.reason, found.fix)
 
 
-def _accelerator(settings: Settings) -> Check:
+def _accelerator(settings: Settings) -> Finding:
     choice = memory.take(settings, None)
-    return Check("accelerator", OK, f"{choice.accel} ({_origin(settings, choice)})")
+    return _finding(OK, f"{choice.accel} ({_origin(settings, choice)})")
 
 
 def _origin(settings: Settings, choice: choose.Choice) -> str:
@@ -108,7 +120,7 @@ def _origin(settings: Settings, choice: choose.Choice) -> str:
     return "since KVM works" if choice.accel == choose.KVM else "since KVM does not work"
 
 
-def _hvcpu(settings: Settings) -> Check:
+def _hvcpu(settings: Settings) -> Finding:
     """A machine with nothing to boot: start, call an hvCPU, end."""
     with tempfile.TemporaryDirectory(prefix="cpc-") as folder:
         place = replace(
@@ -125,34 +137,34 @@ def _hvcpu(settings: Settings) -> Check:
             vm.kill()
     detail = f"firmware {answer.version} answers in {answer.seconds * 1e6:.0f} us"
     detail += f", {', '.join(answer.suites)}, with {vm.spec.accel}"
-    return Check("hvcpu-ping", OK, detail)
+    return _finding(OK, detail)
 
 
-def _ovmf(settings: Settings) -> Check:
+def _ovmf(settings: Settings) -> Finding:
     """Without it, VMs of platform plain work as well as ever."""
     try:
         path = find.ovmf_image(settings)
     except CpcError as error:
-        return Check("ovmf", WARN, error.message, error.hint)
+        return _finding(WARN, error.message, error.hint)
     why = snp.firmware_problem(path, emulated=True)
-    return Check("ovmf", WARN, why, "make ovmf") if why else Check("ovmf", OK, str(path))
+    return _finding(WARN, why, "make ovmf") if why else _finding(OK, str(path))
 
 
-def _snp_emulated(settings: Settings) -> Check:
+def _snp_emulated(settings: Settings) -> Finding:
     binary = find.qemu_binary(settings)
     able = find.ask(binary, find.qemu_data(settings, binary), snp.qemu)
     if not (able.launches and able.emulates):
-        return Check("snp-emulated", WARN, "QEMU does not emulate SEV-SNP", "make qemu")
+        return _finding(WARN, "QEMU does not emulate SEV-SNP", "make qemu")
     try:
         importlib.metadata.version(package.PACKAGE)
     except importlib.metadata.PackageNotFoundError:
         why = f"without the Python package {package.PACKAGE} no launch digest is known"
         fix = f"{sys.executable} -m pip install {package.PACKAGE}"
-        return Check("snp-emulated", WARN, why, fix)
-    return Check("snp-emulated", OK, "TCG emulates SEV-SNP guests, without protecting them")
+        return _finding(WARN, why, fix)
+    return _finding(OK, "TCG emulates SEV-SNP guests, without protecting them")
 
 
-def _snp_hardware(settings: Settings) -> Check:
+def _snp_hardware(settings: Settings) -> Finding:
     """The real thing: kernel and processor, and what QEMU and OVMF need for it."""
     found = [(obstacle.why, obstacle.fix) for obstacle in hardware.obstacles()]
     binary = find.qemu_binary(settings)
@@ -166,61 +178,61 @@ def _snp_hardware(settings: Settings) -> Check:
         found.append((why, "make ovmf"))
     if found:
         what = "; ".join(why for why, _ in found)
-        return Check("snp-hardware", WARN, f"lacks: {what}", "; ".join(fix for _, fix in found))
-    return Check("snp-hardware", OK, "SEV-SNP guests can run with KVM; no test of ours did so yet")
+        return _finding(WARN, f"lacks: {what}", "\n".join(dict.fromkeys(fix for _, fix in found)))
+    return _finding(OK, "SEV-SNP guests can run with KVM; no test of ours did so yet")
 
 
-def _run_space(settings: Settings) -> Check:
+def _run_space(settings: Settings) -> Finding:
     free = shutil.disk_usage(make_folder(settings.run_dir)).free
     detail = f"{free >> 20} MiB free in {settings.run_dir}"
     if free < RING_SPACE:
-        return Check("ring-space", FAIL, detail, "set CPCCTL_RUN_DIR to a folder with more room")
-    return Check("ring-space", OK, detail)
+        return _finding(FAIL, detail, "set CPCCTL_RUN_DIR to a folder with more room")
+    return _finding(OK, detail)
 
 
-def _memory(_: Settings) -> Check:
+def _memory(_: Settings) -> Finding:
     # Guest memory is memfd, which every tmpfs limit but the machine's spares.
     free = lifecycle.available_memory()
     detail = f"{free >> 20} MiB available"
     if free < MEMORY:
-        return Check("memory", WARN, detail, "end something, or use smaller VMs")
-    return Check("memory", OK, detail)
+        return _finding(WARN, detail, "end something, or use smaller VMs")
+    return _finding(OK, detail)
 
 
-def _state_folder(settings: Settings) -> Check:
+def _state_folder(settings: Settings) -> Finding:
     folder = make_folder(settings.state_dir)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x" * 65536)
             file.flush()
     except OSError as error:
-        return Check("state-folder", FAIL, f"{folder}: {reason(error)}", f"df -h {folder}")
-    return Check("state-folder", OK, str(folder))
+        return _finding(FAIL, f"{folder}: {reason(error)}", f"df -h {folder}")
+    return _finding(OK, str(folder))
 
 
-def _namespaces(_: Settings) -> Check:
+def _namespaces(_: Settings) -> Finding:
     flags = "-n" if os.geteuid() == 0 else "-rn"
     try:
         done = subprocess.run(
             ["unshare", flags, "true"], capture_output=True, text=True, check=False, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Check("namespaces", WARN, reason(error), "apt install util-linux")
+        return _finding(WARN, reason(error), "apt install util-linux")
     if done.returncode != 0:
         fix = "run as root, or sysctl kernel.unprivileged_userns_clone=1"
-        return Check("namespaces", WARN, done.stderr.strip(), fix)
-    return Check("namespaces", OK, "two hosts can be played on this machine")
+        return _finding(WARN, done.stderr.strip(), fix)
+    return _finding(OK, "two hosts can be played on this machine")
 
 
-def _tun(_: Settings) -> Check:
+def _tun(_: Settings) -> Finding:
     try:
         os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
-        return Check("tun", WARN, reason(error), "modprobe tun, or use nics of mode user")
-    return Check("tun", OK, "tap devices can be made")
+        return _finding(WARN, reason(error), "modprobe tun, or use nics of mode user")
+    return _finding(OK, "tap devices can be made")
 
 
-CHECKS: tuple[tuple[str, Callable[[Settings], Check]], ...] = (
+CHECKS: tuple[tuple[str, Callable[[Settings], Finding]], ...] = (
     ("python", _python),
     ("packages", _packages),
     ("qemu", _qemu),
@@ -241,15 +253,16 @@ CHECKS: tuple[tuple[str, Callable[[Settings], Check]], ...] = (
 )
 
 
-def check_all(settings: Settings) -> list[Check]:
+def check_all(settings: Settings) -> list[Finding]:
     """Every check in order; one that raises has failed, with its words."""
     return [check_one(settings, name) for name, _ in CHECKS]
 
 
-def check_one(settings: Settings, name: str) -> Check:
+def check_one(settings: Settings, name: str) -> Finding:
     """The check of that name."""
     try:
-        return dict(CHECKS)[name](settings)
+        found = dict(CHECKS)[name](settings)
     except CpcError as error:
         words = error.message + (f": {error.cause}" if error.cause else "")
-        return Check(name, FAIL, words, error.hint)
+        found = _finding(FAIL, words, error.hint)
+    return replace(found, name=name, host=settings.host)

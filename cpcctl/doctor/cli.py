@@ -9,7 +9,9 @@ from dataclasses import replace
 from cpcctl.cli import arguments
 from cpcctl.doctor.checks import FAIL, check_all
 from cpcctl.errors import ExitCode
+from cpcctl.ui.check import listing
 from cpcctl.ui.context import Context
+from cpcctl.ui.output import columns
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,12 +24,10 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     settings = replace(ctx.settings, accel=args.accel) if args.accel else ctx.settings
     found = check_all(settings)
     bad = any(check.state == FAIL for check in found)
-    lines = []
-    for check in found:
-        lines.append(f"{check.state:<4}  {check.name:<12}  {check.detail}")
-        if check.fix:
-            lines.append(f"{'':<6}{'':<12}  try: {check.fix}")
+    rows = [((check.state, check.name), check.reason or check.detail or "", check.fix)
+            for check in found]
     ctx.out.result(
-        {"ok": not bad, "checks": [check.as_dict() for check in found]}, "\n".join(lines)
+        {"ok": not bad, "checks": [check.document() for check in found]},
+        listing(rows, columns()),
     )
     return int(ExitCode.REFUSED if bad else ExitCode.OK)

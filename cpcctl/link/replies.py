@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from cpcctl.errors import shown
+from cpcctl.errors import shown, shown_lines
 
 NUMBER_MAX = 1 << 62
 LIST_MAX = 64
@@ -70,8 +70,9 @@ def _checks(value: Any) -> list[dict[str, Any]]:
     for entry in _list(value):
         if not isinstance(entry, dict) or not isinstance(entry.get("ok"), bool):
             raise ValueError("no check")
-        words = {key: shown(_text(entry.get(key, ""))) for key in ("name", "reason", "fix")}
-        found.append({**words, "ok": entry["ok"]})
+        name, reason = (shown(_text(entry.get(key) or "")) for key in ("name", "reason"))
+        fix = shown_lines(_text(entry.get("fix") or ""))
+        found.append({"name": name, "ok": entry["ok"], "reason": reason, "fix": fix})
     return found
 
 

@@ -57,7 +57,7 @@ class RemoteError(CpcError):
         if cause:
             words.append(shown_lines(cause))
         if hint:
-            words.append(f'{name} suggests: "{shown(hint)}"')
+            words += [f'{name} suggests: "{line}"' for line in shown_lines(hint).splitlines()]
         super().__init__(
             "the destination reports an error",
             exit_code=ExitCode(code) if code in REMOTE_CODES else ExitCode.FAILED,

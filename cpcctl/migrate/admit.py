@@ -12,11 +12,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from cpcctl.errors import shown
 from cpcctl.migrate import image
-from cpcctl.migrate.checks import PASSED_THROUGH, VTPM, Check
+from cpcctl.migrate.checks import PASSED_THROUGH, VTPM
+from cpcctl.ui.check import Check
 from cpcctl.vm.spec import VmSpec
 
 DEFAULT_FOLDERS = ("/var/lib/cpcctl/images", "/srv")
@@ -43,7 +45,7 @@ def folders(configured: str) -> tuple[Path, ...]:
     return tuple(Path(word) for word in (*DEFAULT_FOLDERS, *filter(None, configured.split(":"))))
 
 
-def look(spec: VmSpec, allowed: Iterable[Path]) -> list[Check]:
+def look(spec: VmSpec, allowed: Iterable[Path], host: str) -> list[Check]:
     """The checks that come before any other of the destination, which open files."""
     real = {path: os.path.realpath(path) for path in _paths(spec)}
     roots = [os.path.realpath(folder).rstrip("/") + "/" for folder in allowed]
@@ -51,7 +53,7 @@ def look(spec: VmSpec, allowed: Iterable[Path]) -> list[Check]:
     # What is in a raw disk is the guest's and means nothing to QEMU.
     for disk in (disk for disk in spec.disks if disk.format == "qcow2"):
         _follow(disk.path, real, odd, roots)
-    return judge(spec, real, odd, roots)
+    return judge(spec, real, odd, roots, host)
 
 
 def _follow(path: str, real: dict[str, str], odd: dict[str, str], roots: list[str]) -> None:
@@ -78,7 +80,7 @@ def _below(found: str, roots: list[str]) -> bool:
 
 
 def judge(
-    spec: VmSpec, real: dict[str, str], odd: dict[str, str], roots: list[str]
+    spec: VmSpec, real: dict[str, str], odd: dict[str, str], roots: list[str], host: str
 ) -> list[Check]:
     """Pure. real: every path, without symbolic links. odd: images and what is
     wrong with them. roots: the folders, without links and with a final slash."""
@@ -92,39 +94,40 @@ def judge(
         f"--allow-path {shown(parent)}"
         for parent in dict.fromkeys(os.path.dirname(path) for path in outside)
     )
+    check = partial(Check.of, host)
     return [
-        Check(
+        check(
             "paths",
             not outside,
             f"{', '.join(shown(path) for path in outside)} is not below a folder that this "
             "host's operator allows",
             f"cpcctl receive {options}",
         ),
-        Check(
+        check(
             "images",
             not odd,
             "; ".join(f"{shown(path)} {why}" for path, why in odd.items()),
             "use an image whose bases are files",
         ),
-        Check(
+        check(
             "passthrough",
             not passed,
             f"{', '.join(passed)} belongs to the other host's hardware",
             "remove the device from the guest, then migrate",
         ),
-        Check(
+        check(
             "vtpm",
             not tpm,
             f"{', '.join(tpm)} keeps its state outside the guest",
             "start the VM without a vTPM",
         ),
-        Check(
+        check(
             "devices",
             not bad,
             "; ".join(f"{shown(device, 256)}: {why}" for device, why in bad.items()),
             "start the VM without the device",
         ),
-        Check(
+        check(
             "hostfwd",
             not forwards,
             f"{', '.join(shown(rule, 256) for rule in forwards)} is no plain TCP or UDP rule",

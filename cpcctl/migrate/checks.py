@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
 
-from cpcctl.errors import CpcError, ExitCode, shown
+from cpcctl.errors import CpcError, shown, shown_lines
 from cpcctl.host.cpu_model import changed
+from cpcctl.ui.check import Check
 from cpcctl.vm import command
 from cpcctl.vm.spec import VmSpec
 
@@ -21,20 +22,6 @@ PASSED_THROUGH = (
 # Hosts that differ in more want another model, not a list of what to leave out.
 FEATURES_MAX = 8
 VTPM = ("tpm-tis", "tpm-crb", "tpm-tis-device", "tpm-spapr")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One finding: what was looked at, and when not ok why and what to do."""
-
-    name: str
-    ok: bool
-    reason: str = ""
-    fix: str = ""
-
-    def document(self) -> dict[str, Any]:
-        """For JSON and for the other host."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -80,9 +67,10 @@ class DestinationFacts:
     kvm: tuple[str, str] = ("", "")
 
 
-def movable(spec: VmSpec) -> Check:
+def movable(spec: VmSpec, host: str) -> Check:
     """Whether guests of this kind can be moved at all."""
-    return Check(
+    return Check.of(
+        host,
         "platform",
         command.has_hvcpus(spec),
         f"hvCPUs move a guest; {command.no_hvcpus(spec)}",
@@ -91,7 +79,7 @@ def movable(spec: VmSpec) -> Check:
 
 
 def source_checks(
-    spec: VmSpec, argv: Iterable[str], hvcpus: dict[int, str], run_state: str
+    spec: VmSpec, argv: Iterable[str], hvcpus: dict[int, str], run_state: str, host: str
 ) -> list[Check]:
     """What the source can tell alone.
 
@@ -102,38 +90,39 @@ def source_checks(
     tpm = sorted({d for d in devices if d in VTPM})
     dead = sorted(number for number, state in hvcpus.items() if state == "dead")
     alive = [number for number, state in hvcpus.items() if state in ("parked", "running")]
+    check = partial(Check.of, host)
     return [
-        Check(
+        check(
             "passthrough",
             not passed,
             f"{', '.join(passed)} belongs to this host's hardware",
             "remove the device from the guest, then migrate",
         ),
-        Check(
+        check(
             "vtpm",
             not tpm,
             f"{', '.join(tpm)} keeps its state outside the guest",
             "start the VM without a vTPM",
         ),
-        Check(
+        check(
             "machine-versioned",
             spec.versioned,
             f"machine type {spec.machine} means another machine with another QEMU",
             "start the VM with a versioned machine type, such as pc-q35-10.0",
         ),
-        Check(
+        check(
             "hvcpu",
             bool(alive),
             "no hvCPU was added" if not hvcpus else "every hvCPU is dead",
             living_hvcpu(spec.name, dead),
         ),
-        Check(
+        check(
             "hvcpu-alive",
             not dead,
             f"hvCPU {', '.join(map(str, dead))} is dead",
             living_hvcpu(spec.name, dead),
         ),
-        Check(
+        check(
             "running",
             run_state == "running",
             "the guest is frozen by an earlier migration"
@@ -155,41 +144,42 @@ def destination_checks(spec: VmSpec, there: SourceFacts, here: DestinationFacts)
     missing = sorted(set(there.cpu) - set(here.cpu))
     bad_disks = {path: why for path, why in here.disks.items() if why}
     bad_files = {path: why for path, why in here.files.items() if why}
+    check = partial(Check.of, here.host)
     return [
-        Check(
+        check(
             "name",
             not here.name_taken,
             f"a VM {spec.name} is on {here.host} already",
             f"cpcctl vm stop {spec.name} on {here.host}, or rename it",
         ),
-        Check(
+        check(
             "qemu",
             not here.missing_commands,
             f"QEMU on {here.host} is not the patched one: it lacks "
             + ", ".join(here.missing_commands),
             "make qemu, or set CPCCTL_QEMU",
         ),
-        Check(
+        check(
             "machine",
             spec.machine in here.machines,
             f"QEMU on {here.host} has no machine {spec.machine}",
             "install a QEMU there that has it",
         ),
         _accelerator(spec, here),
-        Check(
+        check(
             "ram",
             there.ram == spec.memory,
             f"the running guest has {there.ram >> 20} MiB, its definition {spec.memory >> 20} MiB",
             "migrate with the definition the VM was started with",
         ),
-        Check(
+        check(
             "memory",
             here.memory_needed <= here.memory_available,
             f"{here.memory_needed >> 20} MiB needed, overhead included; "
             f"{here.memory_available >> 20} MiB available on {here.host}",
             "stop something there, or choose another host",
         ),
-        Check(
+        check(
             "cpu",
             not missing,
             f"the CPU on {here.host} lacks {', '.join(missing)}",
@@ -197,26 +187,26 @@ def destination_checks(spec: VmSpec, there: SourceFacts, here: DestinationFacts)
             if len(missing) <= FEATURES_MAX
             else "start the VM with a cpu that both hosts have",
         ),
-        Check(
+        check(
             "disks",
             not bad_disks,
             "; ".join(f"{path}: {why}" for path, why in bad_disks.items()),
             "put every disk on storage that both hosts share, under the same path",
         ),
-        Check(
+        check(
             "files",
             not bad_files,
             "; ".join(f"{path}: {why}" for path, why in bad_files.items()),
             f"put the file on {here.host}",
         ),
-        Check(
+        check(
             "nics",
             not here.nics,
             "; ".join(f"{name}: {why}" for name, why in here.nics.items()),
             f"make the tap on {here.host}, or name another one: cpcctl receive --nic NAME=TAP",
         ),
         _platform(spec, there, here),
-        Check(
+        check(
             "firmware",
             (there.abi, there.firmware_version) == (here.abi, here.firmware_version),
             f"hvCPU firmware {there.firmware_version} (ABI {there.abi}) on {there.host}, "
@@ -228,10 +218,11 @@ def destination_checks(spec: VmSpec, there: SourceFacts, here: DestinationFacts)
 
 def _platform(spec: VmSpec, there: SourceFacts, here: DestinationFacts) -> Check:
     """A guest is protected as it was: an emulated guest is no real one's equal."""
-    able = movable(spec)
+    able = movable(spec, here.host)
     if not able.ok:
         return able
-    return Check(
+    return Check.of(
+        here.host,
         "platform",
         there.platform == here.platform,
         f"the guest is {there.platform} on {there.host} and would be {here.platform} "
@@ -244,13 +235,14 @@ def _accelerator(spec: VmSpec, here: DestinationFacts) -> Check:
     """A guest keeps the accelerator that it was started with."""
     if spec.accel == "auto":
         why = "the source does not say whether the guest runs with KVM or TCG"
-        return Check("accelerator", False, why, "start the VM with cpcctl vm start")
+        return Check("accelerator", here.host, False, why, "start the VM with cpcctl vm start")
     why, fix = here.kvm
-    return Check(
+    return Check.of(
+        here.host,
         "accelerator",
         not why,
         f"the guest runs with KVM, which does not work on {here.host}: {why}",
-        f"{fix}, on {here.host}; or start the VM with accel: tcg" if fix else
+        f"{fix}, on {here.host}\nor start the VM with accel: tcg" if fix else
         "start the VM with accel: tcg",
     )
 
@@ -287,32 +279,16 @@ def fit_taps(spec: VmSpec, taps: dict[str, str]) -> VmSpec:
     return replace(spec, nics=nics)
 
 
-def refusal(checks: Iterable[Check], host: str) -> CpcError | None:
-    """One error for all that failed; None when nothing did."""
-    failed = [check for check in checks if not check.ok]
-    if not failed:
-        return None
-    return CpcError(
-        "preflight refuses this migration; nothing was changed",
-        exit_code=ExitCode.REFUSED,
-        host=host,
-        cause="\n".join(f"{check.name}: {check.reason}" for check in failed),
-        hint="; ".join(dict.fromkeys(c.fix for c in failed if c.fix)) or None,
-    )
-
-
-def read(document: object) -> list[Check]:
-    """Checks the other host sent. :raise CpcError: malformed."""
+def read(document: object, host: str) -> list[Check]:
+    """Checks that the other host sent, fit to be shown. :raise CpcError: malformed."""
     found: list[Check] = []
     if isinstance(document, list):
         for entry in document:
             if not isinstance(entry, dict) or not isinstance(entry.get("ok"), bool):
                 break
-            name, reason, fix = (shown(entry.get(key, "")) for key in ("name", "reason", "fix"))
-            if not entry["ok"] and fix:
-                # Its advice is its own; ours is what we would print as such.
-                reason, fix = f'{reason}; it suggests: "{fix}"', ""
-            found.append(Check(name, entry["ok"], reason, fix))
+            name, reason = (shown(entry.get(key) or "?") for key in ("name", "reason"))
+            fix = shown_lines(entry.get("fix") or "")
+            found.append(Check.of(host, name, entry["ok"], reason, fix))
         else:
             return found
     raise CpcError("the destination's preflight answer makes no sense")

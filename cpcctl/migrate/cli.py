@@ -8,6 +8,7 @@ import math
 
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.migrate.options import Options
+from cpcctl.ui.check import Check, Row
 from cpcctl.ui.context import Context
 
 
@@ -107,12 +108,13 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 
 
 def dry_run(ctx: Context, name: str, ticket: str, options: Options) -> int:
-    """Every check on both sides, as a table; the first refusal as the error."""
+    """Every check on both sides, as a table; 3 when one failed."""
     from cpcctl.jobs.store import Job, JobStore, Record
     from cpcctl.link import ticket as tickets
     from cpcctl.migrate.side import Side
     from cpcctl.migrate.source import Source
-    from cpcctl.ui.output import table
+    from cpcctl.ui.check import listing
+    from cpcctl.ui.output import columns
     from cpcctl.vm import lifecycle
 
     side = Side.attach(lifecycle.attach(ctx.settings, name))
@@ -121,9 +123,28 @@ def dry_run(ctx: Context, name: str, ticket: str, options: Options) -> int:
     source = Source(job, side, tickets.parse(ticket), options)
     try:
         source.connect()
-        found = source.preflight()
+        here, there = source.checks_here(), source.checks_there()
     finally:
         source.close()
-    rows = [(check.name, "ok") for check in found]
-    ctx.out.result([check.document() for check in found], table(("CHECK", "RESULT"), rows))
+    found = here + there
+    ctx.out.result(
+        [check.document() for check in found],
+        listing([*map(_row, here), *(_row(check, peer=True) for check in there)], columns()),
+    )
+    failed = [f"{check.name} on {check.host}" for check in found if not check.ok]
+    if failed:
+        raise CpcError(
+            "preflight refuses this migration",
+            exit_code=ExitCode.REFUSED,
+            cause=f"{len(failed)} of {len(found)} checks failed: {', '.join(failed)}",
+        )
     return 0
+
+
+def _row(check: Check, *, peer: bool = False) -> Row:
+    """For listing(). peer: what the other host suggests is shown as its words."""
+    cells = ("ok" if check.ok else "refused", check.host, check.name)
+    if peer and check.fix:
+        words = "".join(f'; it suggests: "{line}"' for line in check.fix.splitlines())
+        return cells, f"{check.reason}{words}", None
+    return cells, check.reason or "", check.fix

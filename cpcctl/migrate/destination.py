@@ -28,6 +28,7 @@ from cpcctl.migrate import admit, checks, facts, hold, leftover, session
 from cpcctl.migrate.machine import DestinationFact
 from cpcctl.migrate.side import Side, check_device_state
 from cpcctl.migrate.streams import Streams
+from cpcctl.ui.check import Check, refusal
 from cpcctl.vm import lifecycle
 from cpcctl.vm import spec as specs
 from cpcctl.vm.spec import VmSpec
@@ -103,10 +104,10 @@ class Destination:
 
     def _preflight(self, params: rpc.Params) -> rpc.Params:
         found = self._checks(params)[1]
-        self._passed = params if checks.refusal(found, "") is None else None
+        self._passed = params if refusal(found) is None else None
         return {"checks": [check.document() for check in found]}
 
-    def _checks(self, params: rpc.Params) -> tuple[VmSpec, list[checks.Check]]:
+    def _checks(self, params: rpc.Params) -> tuple[VmSpec, list[Check]]:
         # Each look tells the source something of this host's files.
         self._looks += 1
         if self._looks > LOOKS_MAX:
@@ -117,8 +118,10 @@ class Destination:
             )
         spec = specs.read(params["spec"], "the VM that the source sends")
         source = facts.read_source(params["source"])
-        found = admit.look(spec, admit.folders(self.settings.allow_paths))
-        if checks.refusal(found, "") is not None:
+        found = admit.look(
+            spec, admit.folders(self.settings.allow_paths), self.settings.host
+        )
+        if refusal(found) is not None:
             return spec, found  # and nothing that it names was opened
         orphan = leftover.removable(self.settings, spec.name)
         here = facts.of_destination(self.settings, spec, source, self.taps, orphan)
@@ -131,7 +134,7 @@ class Destination:
             spec = specs.read(params["spec"], "the VM that the source sends")
         else:
             spec, found = self._checks(params)
-            error = checks.refusal(found, self.settings.host)
+            error = refusal(found)
             if error is not None:
                 raise error
         self.job.record.vm = spec.name

@@ -17,6 +17,7 @@ from cpcctl.host.shm import CallError, RingFile
 from cpcctl.host.state import disk_error
 from cpcctl.link.pump import Port
 from cpcctl.migrate import checks, session
+from cpcctl.ui.check import refusal
 from cpcctl.vm.lifecycle import Vm
 
 EVENT_SECONDS = patient(5.0)
@@ -38,7 +39,7 @@ class Side:
         :raise CpcError: (4) QEMU or the ring file is gone, (3) no hvCPU to use, or a
         VM that can have none.
         """
-        error = checks.refusal([checks.movable(vm.spec)], vm.host)
+        error = refusal([checks.movable(vm.spec, vm.host)])
         if error is not None:
             raise error
         qmp = vm.qmp(job=True)

@@ -26,6 +26,7 @@ from cpcctl.migrate.machine import Action, Event, Phase, decide
 from cpcctl.migrate.options import Options
 from cpcctl.migrate.side import Side
 from cpcctl.migrate.streams import Streams
+from cpcctl.ui.check import Check, refusal
 
 LOOK_SECONDS = patient(0.25)
 NAP_SHORT, NAP_LONG = 0.002, 0.05
@@ -128,24 +129,26 @@ class Source:
         self.client = rpc.Client(link, self.ticket.address, self.options.peer_timeout)
         self.host = str(self.client.call("hello", {"host": self.side.vm.host})["host"])
 
-    def preflight(self) -> list[checks.Check]:
+    def preflight(self) -> None:
         """Every named check, on both sides. :raise CpcError: (3) with what failed."""
-        spec = self.side.vm.spec
-        info = self.side.info()
+        error = refusal(self.checks_here()) or refusal(self.checks_there(), peer=True)
+        if error is not None:
+            raise error
+
+    def checks_here(self) -> list[Check]:
+        """What this side can tell alone."""
+        spec, info = self.side.vm.spec, self.side.info()
         states = {e["id"]: e["state"] for e in info["hvcpus"] if e["state"] != "inactive"}
         run_state = str(self.side.qmp.execute("query-status")["status"])
-        here = checks.source_checks(
-            spec, self.side.vm.argv, states, "frozen" if info["frozen"] else run_state
+        return checks.source_checks(
+            spec, self.side.vm.argv, states, "frozen" if info["frozen"] else run_state,
+            self.side.vm.host,
         )
-        error = checks.refusal(here, self.side.vm.host)
-        if error is not None:
-            raise error
+
+    def checks_there(self) -> list[Check]:
+        """What the destination finds, which looks at it as often as it is asked."""
         answer = self.call("preflight", self.offer())
-        there = checks.read(answer.get("checks"))
-        error = checks.refusal(there, self.host)
-        if error is not None:
-            raise error
-        return here + there
+        return checks.read(answer.get("checks"), self.host)
 
     def offer(self) -> rpc.Params:
         """What the destination must know of this VM, with the hvCPUs it has now."""

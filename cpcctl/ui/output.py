@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TextIO
@@ -65,6 +66,11 @@ def pairs(items: Iterable[tuple[str, object]]) -> str:
     listed = [(name + ":", str(value)) for name, value in items]
     width = max((len(name) for name, _ in listed), default=0)
     return "\n".join(f"{name.ljust(width)}  {value}".rstrip() for name, value in listed)
+
+
+def columns() -> int:
+    """Width of the terminal; 80 where there is none."""
+    return shutil.get_terminal_size((80, 24)).columns
 
 
 def size(count: float) -> str:

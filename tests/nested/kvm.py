@@ -47,7 +47,7 @@ def verdict(report: str) -> str:
     try:
         checks = {check["name"]: check for check in json.loads(report)["checks"]}
         found = checks["kvm"]
-        return "" if found["state"] == "ok" else str(found["detail"])
+        return "" if found["ok"] is True else str(found["reason"])
     except (ValueError, KeyError, TypeError):
         return "cpcctl doctor gives no answer about it"
 

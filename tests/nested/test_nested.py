@@ -23,14 +23,14 @@ from tests.patience import patient
 BOOT = patient(120)
 
 
-def report(state: str, detail: str) -> str:
+def report(ok: bool, reason: str | None) -> str:
     """What doctor prints."""
-    return json.dumps({"checks": [{"name": "kvm", "state": state, "detail": detail}]})
+    return json.dumps({"checks": [{"name": "kvm", "ok": ok, "reason": reason}]})
 
 
 def test_the_verdict_is_doctors() -> None:
-    assert kvm.verdict(report("ok", "works")) == ""
-    assert kvm.verdict(report("warn", "there is no /dev/kvm")) == "there is no /dev/kvm"
+    assert kvm.verdict(report(True, None)) == ""
+    assert kvm.verdict(report(False, "there is no /dev/kvm")) == "there is no /dev/kvm"
     for text in ("", "null", "{}", '{"checks": []}', '{"checks": [{"name": "kvm"}]}'):
         assert "no answer" in kvm.verdict(text)
 

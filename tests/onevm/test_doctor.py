@@ -20,7 +20,7 @@ from cpcctl import __main__ as entry
 from cpcctl.accel import device, probe
 from cpcctl.config.settings import Settings
 from cpcctl.doctor import checks
-from cpcctl.doctor.checks import Check
+from cpcctl.doctor.checks import Finding
 from cpcctl.host import find
 from cpcctl.snp import checks as snp
 from cpcctl.snp import hardware, package
@@ -176,7 +176,7 @@ def test_a_check_that_is_broken(
     damage, state, words, fix = BREAK[name]
     found = checks.check_one(damage(whole, monkeypatch, tmp_path), name)
     assert (found.name, found.state) == (name, state), found
-    assert words in found.detail
+    assert words in (found.reason or "")
     assert fix in (found.fix or "")
 
 
@@ -218,16 +218,16 @@ def test_each_thing_that_snp_lacks(
     damage(monkeypatch, tmp_path)
     found = checks.check_one(whole, name)
     assert (found.name, found.state) == (name, "warn"), found
-    assert words in found.detail
+    assert words in (found.reason or "")
     assert fix in (found.fix or "")
 
 
-def doctor(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, dict[str, Check]]:
+def doctor(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, dict[str, Finding]]:
     """Exit code and every check of a doctor in this process."""
     capsys.readouterr()
     code = entry.main(["doctor", "--format", "json", *argv])
     document: Any = json.loads(capsys.readouterr().out)
-    return code, {entry["name"]: Check(**entry) for entry in document["checks"]}
+    return code, {entry["name"]: Finding(**entry) for entry in document["checks"]}
 
 
 def test_kvm_that_lacks_is_no_failure_since_tcg_does(
@@ -239,7 +239,7 @@ def test_kvm_that_lacks_is_no_failure_since_tcg_does(
     ))
     code, found = doctor(capsys, "--accel", "auto")
     assert (code, found["kvm"].state) == (0, "warn")
-    assert found["kvm"].detail == f"there is no {tmp_path / 'none'}"
+    assert found["kvm"].reason == f"there is no {tmp_path / 'none'}"
     assert found["kvm"].fix
     assert found["accelerator"].detail == "tcg (since KVM does not work)"
     code, found = doctor(capsys, "--accel", "tcg")
@@ -247,7 +247,7 @@ def test_kvm_that_lacks_is_no_failure_since_tcg_does(
     code, found = doctor(capsys, "--accel", "kvm")
     assert (code, found["accelerator"].state) == (3, "fail")
     assert entry.main(["doctor", "--accel", "auto"]) == 0
-    assert "\n      " + " " * 14 + "try: " in "\n" + capsys.readouterr().out
+    assert "\n      " + " " * 13 + "try: " in "\n" + capsys.readouterr().out
 
 
 def test_doctor_asks_anew(whole: Settings, monkeypatch: Patch, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from cpcctl import abi
 from cpcctl.errors import CpcError, ExitCode
-from cpcctl.migrate import checks, facts
+from cpcctl.migrate import admit, checks, facts
 from cpcctl.migrate.checks import DestinationFacts, SourceFacts
 from cpcctl.snp import hardware
+from cpcctl.ui.check import Check, refusal
 from cpcctl.vm import protection
 from cpcctl.vm.spec import Nic, VmSpec
 
@@ -24,14 +25,38 @@ HERE = DestinationFacts(
 )
 
 
-def failed(found: list[checks.Check]) -> list[str]:
+def failed(found: list[Check]) -> list[str]:
     return [check.name for check in found if not check.ok]
 
 
+def test_a_check_that_passed_says_nothing_of_failure() -> None:
+    """Of every check of either side, whatever is wrong with the others."""
+    here = replace(HERE, name_taken=True, machines=frozenset(), kvm=("no /dev/kvm", ""))
+    found = checks.source_checks(SPEC, [], {0: "dead"}, "paused", "host-a")
+    found += checks.destination_checks(replace(SPEC, accel="kvm"), THERE, here)
+    found += admit.look(replace(SPEC, kernel="/k"), [], "host-b")
+    assert {check.ok for check in found} == {True, False}
+    assert {check.host for check in found} == {"host-a", "host-b"}
+    for host in ("host-a", "host-b"):
+        names = [check.name for check in found if check.host == host]
+        assert len(names) == len(set(names)), names
+    for check in found:
+        if check.ok:
+            assert (check.reason, check.fix) == (None, None), check
+        else:
+            assert check.reason, check
+            assert check.reason == check.reason.strip(" ,:;."), check
+            assert check.document() == {
+                "name": check.name, "host": check.host, "ok": False, "reason": check.reason,
+                "fix": check.fix,
+            }
+
+
 def test_all_is_well() -> None:
-    assert failed(checks.source_checks(SPEC, ["qemu", "-S"], {0: "parked"}, "running")) == []
+    here = checks.source_checks(SPEC, ["qemu", "-S"], {0: "parked"}, "running", "host-a")
+    assert failed(here) == []
     assert failed(checks.destination_checks(SPEC, THERE, HERE)) == []
-    assert checks.refusal([], "host-a") is None
+    assert refusal([]) is None
 
 
 @pytest.mark.parametrize(
@@ -52,9 +77,9 @@ def test_all_is_well() -> None:
 def test_source(
     spec: VmSpec, argv: list[str], hvcpus: dict[int, str], state: str, name: list[str]
 ) -> None:
-    found = checks.source_checks(spec, argv, hvcpus, state)
+    found = checks.source_checks(spec, argv, hvcpus, state, "host-a")
     assert failed(found) == name
-    error = checks.refusal(found, "host-a")
+    error = refusal(found)
     assert error is not None
     assert error.exit_code is ExitCode.REFUSED
     assert error.hint
@@ -69,9 +94,7 @@ def test_source(
 )
 def test_what_to_write_where_cpus_differ(missing: tuple[str, ...], hint: str) -> None:
     here = replace(HERE, cpu=())
-    error = checks.refusal(
-        checks.destination_checks(SPEC, replace(THERE, cpu=missing), here), "host-b"
-    )
+    error = refusal(checks.destination_checks(SPEC, replace(THERE, cpu=missing), here))
     assert error is not None
     assert error.hint == hint.format(SPEC.cpu)
 
@@ -88,7 +111,7 @@ AGAIN = "cpcctl hvcpu remove web 1, then cpcctl hvcpu add web"
     ],
 )
 def test_what_to_do_about_hvcpus(spec: VmSpec, hvcpus: dict[int, str], hint: str) -> None:
-    error = checks.refusal(checks.source_checks(spec, [], hvcpus, "running"), "host-a")
+    error = refusal(checks.source_checks(spec, [], hvcpus, "running", "host-a"))
     assert error is not None
     assert error.hint == hint.replace("web", spec.name)
 
@@ -112,14 +135,14 @@ def test_what_to_do_about_hvcpus(spec: VmSpec, hvcpus: dict[int, str], hint: str
 def test_destination(here: dict[str, Any], there: dict[str, Any], name: str) -> None:
     found = checks.destination_checks(SPEC, replace(THERE, **there), replace(HERE, **here))
     assert failed(found) == [name]
-    error = checks.refusal(found, "host-b")
+    error = refusal(found)
     assert error is not None
     assert f"{name}: " in (error.cause or "")
 
 
 def test_an_snp_guest_moves_in_the_emulation_only() -> None:
     spec = replace(SPEC, platform="sev-snp", accel="kvm")
-    error = checks.refusal([checks.movable(spec)], "host-a")
+    error = refusal([checks.movable(spec, "host-a")])
     assert error is not None
     assert error.exit_code is ExitCode.REFUSED
     assert error.cause == (
@@ -128,8 +151,8 @@ def test_an_snp_guest_moves_in_the_emulation_only() -> None:
     kind = protection.kind("sev-snp", "kvm")
     there, here = replace(THERE, platform=kind), replace(HERE, platform=kind)
     assert failed(checks.destination_checks(spec, there, here)) == ["platform"]
-    assert checks.movable(replace(spec, accel="tcg")).ok
-    assert checks.movable(SPEC).ok
+    assert checks.movable(replace(spec, accel="tcg"), "host-a").ok
+    assert checks.movable(SPEC, "host-a").ok
 
 
 @pytest.mark.parametrize(
@@ -177,32 +200,31 @@ def test_the_accelerator_travels(spec: VmSpec, kvm: tuple[str, str], wrong: list
     found = checks.destination_checks(spec, THERE, replace(HERE, kvm=kvm))
     assert failed(found) == wrong
     if kvm == BROKEN:
-        error = checks.refusal(found, "host-b")
+        error = refusal(found)
         assert error is not None
         assert error.cause == (
             "accelerator: the guest runs with KVM, which does not work on host-b: "
             "there is no /dev/kvm"
         )
-        assert error.hint == "modprobe kvm_amd, on host-b; or start the VM with accel: tcg"
+        assert error.hint == "modprobe kvm_amd, on host-b\nor start the VM with accel: tcg"
 
 
 def test_travels_over_the_link() -> None:
     found = checks.destination_checks(SPEC, THERE, replace(HERE, name_taken=True))
-    there = checks.read([check.document() for check in found])
-    assert [replace(check, reason="", fix="") for check in there] == [
-        replace(check, reason="", fix="") for check in found
-    ]
-    assert "it suggests: \"cpcctl vm stop t on host-b" in there[0].reason
-    error = checks.refusal(there, "host-b")
+    assert checks.read([check.document() for check in found], "host-b") == found
+    there = checks.read([check.document() for check in found], "another")
+    assert {check.host for check in there} == {"another"}, "its name is what it was called by"
+    error = refusal(there, peer=True)
     assert error is not None
     assert error.hint is None
+    assert "it suggests: \"cpcctl vm stop t on host-b" in (error.cause or "")
     assert facts.read_source(facts.source_document(THERE)) == THERE
 
 
 @pytest.mark.parametrize("document", [None, {}, [1], [{"name": "x"}], [{"ok": "yes"}]])
 def test_nonsense_answer(document: object) -> None:
     with pytest.raises(CpcError):
-        checks.read(document)
+        checks.read(document, "host-b")
 
 
 @pytest.mark.parametrize(

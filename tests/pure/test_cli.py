@@ -251,10 +251,15 @@ def test_doctor_names_every_check_and_its_fix(
         "accelerator", "hvcpu-ping", "ovmf", "snp-emulated", "snp-hardware", "ring-space",
         "memory", "state-folder", "namespaces", "tun",
     ]
-    assert all(set(check) == {"name", "state", "detail", "fix"} for check in checks.values())
-    assert checks["qemu"]["state"] == "fail"
+    keys = {"name", "host", "ok", "reason", "fix", "detail", "required"}
+    assert all(set(check) == keys for check in checks.values())
+    assert all(check["host"] == "host-a" for check in checks.values())
+    for check in checks.values():
+        assert check["ok"] is (check["reason"] is None) is (check["detail"] is not None), check
+        assert not (check["ok"] and check["fix"]), check
+    assert checks["qemu"]["ok"] is False
     assert checks["qemu"]["fix"] == "make qemu, or set CPCCTL_QEMU"
-    assert all(check["fix"] for check in checks.values() if check["state"] == "fail")
+    assert all(check["fix"] for check in checks.values() if not check["ok"] and check["required"])
 
 
 def test_a_reader_that_goes_away(tmp_path: Path) -> None:

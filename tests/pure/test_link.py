@@ -277,7 +277,7 @@ def test_remote_words_cannot_steer_a_terminal() -> None:
     check = {"name": ESCAPES, "ok": False, "reason": "r" * 9999, "fix": ESCAPES}
     (found,) = replies.read("preflight", {}, {"checks": [check]})["checks"]
     assert found["name"].isprintable()
-    assert found["fix"].isprintable()
+    assert all(line.isprintable() for line in found["fix"].splitlines())
     assert len(found["reason"]) < 2100
 
 

@@ -49,7 +49,10 @@ def test_dry_run_changes_nothing(pair: Pair) -> None:
     name = pair.vm()
     receive, ticket = pair.receive()
     done = finish(pair.migrate(name, ticket, "--dry-run", "--format", "json"), 0)
-    assert {c["name"] for c in json.loads(done.stdout)} >= {"cpu", "memory", "name", "disks"}
+    found = json.loads(done.stdout)
+    assert {c["name"] for c in found} >= {"cpu", "memory", "name", "disks"}
+    assert len({c["host"] for c in found}) == 2
+    assert all((c["ok"], c["reason"], c["fix"]) == (True, None, None) for c in found)
     pair.check_one_side(name, "a")
     finish(pair.migrate(name, ticket), 0)  # the ticket is still good
     finish(receive, 0)
