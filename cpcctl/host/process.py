@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,10 +76,13 @@ def _stat(pid: int) -> list[str]:
     return text.rpartition(")")[2].split()
 
 
-def spawn(argv: list[str], log: Path) -> subprocess.Popen[bytes]:
+def spawn(
+    argv: list[str], log: Path, pass_fds: Iterable[int] = ()
+) -> subprocess.Popen[bytes]:
     """Start a process that outlives us, in a session of its own.
 
-    Its stdout and stderr are appended to `log`; stdin is empty. Raises OSError.
+    Its stdout and stderr are appended to `log`; stdin is empty; of our open files it
+    inherits pass_fds, under the same numbers. Raises OSError.
     """
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -88,4 +92,5 @@ def spawn(argv: list[str], log: Path) -> subprocess.Popen[bytes]:
             stderr=output,
             start_new_session=True,
             cwd="/",
+            pass_fds=tuple(pass_fds),
         )
