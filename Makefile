@@ -36,7 +36,8 @@ guest: packages
 ovmf: packages
 	@$(SETUP) cpcctl.setup.ovmf
 
-setup: packages venv qemu firmware guest ovmf
+# What takes longest comes last: what cannot be fetched or compiled shows before.
+setup: packages venv firmware guest ovmf qemu
 
 demo: setup
 	@$(PYTHON) -m cpcctl demo $(ARGS)

@@ -25,6 +25,7 @@ PACKAGES = {
     "libseccomp-dev": "QEMU's filter of system calls",
     "zlib1g-dev": "QEMU",
     "xz-utils": "QEMU's source archive",
+    "bzip2": "the source archive of the firmware's TLS library",
     "patch": "the patch series",
     "flex": "QEMU",
     "bison": "QEMU",

@@ -18,6 +18,7 @@ import yaml
 
 from cpcctl import abi
 from cpcctl.config.settings import Settings
+from cpcctl.demo.console import Console
 from cpcctl.errors import CpcError
 from cpcctl.host.process import ProcessId
 from cpcctl.host.qmp import QmpError
@@ -149,8 +150,10 @@ def test_the_guest_boots_and_sees_no_hvcpu(define: Any, place: Settings) -> None
     vm = lifecycle.start(place, spec.load(define(append="console=ttyS0 quiet")))
     with vm.qmp() as qmp:
         assert len(qmp.execute("query-cpus-fast")) == 2
-        log = vm.paths.console_log
-        wait_for(lambda: b"/ #" in log.read_bytes(), 120, "no shell on the console")
+        with Console(vm.paths.console) as shell:
+            shell.wait_ready(vm.paths.console_log, patient(120))
+            assert shell.run("nproc").strip() == "2"
+            assert shell.run("ls -d /sys/devices/system/cpu/cpu[0-9]*").count("cpu/cpu") == 2
         assert qmp.execute("query-status")["running"]
 
 
