@@ -23,8 +23,8 @@ from cpcctl.accel.choose import Choice
 from cpcctl.accel.verdict import Verdict
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
-from cpcctl.host import find
-from cpcctl.host.state import make_folder, write_atomic
+from cpcctl.host import atomic, find
+from cpcctl.host.folders import make_folder
 
 FORMAT = 1
 FILE_LIMIT = 1 << 16
@@ -130,7 +130,7 @@ def _remember(path: Path, key: dict[str, Any], limit: float, found: Verdict) -> 
     # One that cannot be written is found out again the next time.
     with contextlib.suppress(OSError, CpcError):
         make_folder(path.parent)
-        write_atomic(path, json.dumps(document, indent=1).encode() + b"\n")
+        atomic.write_atomic(path, json.dumps(document, indent=1).encode() + b"\n")
 
 
 @contextlib.contextmanager
@@ -141,7 +141,7 @@ def _alone(path: Path, seconds: float) -> Iterator[None]:
         with contextlib.suppress(OSError, CpcError):
             make_folder(path.parent)
             name = path.with_name(f".{path.name}.lock")
-            descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = atomic.update(name)
         deadline = time.monotonic() + seconds
         while descriptor >= 0 and time.monotonic() < deadline:
             try:

@@ -28,7 +28,8 @@ FILES = (
      + ", ".join(NAMES) + "; a flag wins over a variable, that over the first file, that over "
      "the second"),
     ("/var/lib/cpcctl, /run/cpcctl", "state and runtime files of root; others have "
-     "$XDG_STATE_HOME/cpcctl (~/.local/state/cpcctl) and $XDG_RUNTIME_DIR/cpcctl"),
+     "$XDG_STATE_HOME/cpcctl (~/.local/state/cpcctl) and $XDG_RUNTIME_DIR/cpcctl "
+     "(~/.local/state/cpcctl/run without that variable); no other user may write to them"),
 )
 VARIABLES = (
     ("CPCCTL_STATE_DIR, CPCCTL_RUN_DIR", "folders for state and for sockets and ring files"),

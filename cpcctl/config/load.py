@@ -28,8 +28,7 @@ def load(flags: Mapping[str, str | None], env: Mapping[str, str] | None = None) 
     folder = env.get("XDG_CONFIG_HOME") or (env.get("HOME") or "/") + "/.config"
     layers: list[Mapping[str, str | None]] = [flags, from_environment(env)]
     layers += [_read(path) for path in (Path(folder) / "cpcctl" / "config.yaml", SYSTEM_FILE)]
-    uid = os.geteuid()
-    layers.append(defaults(env, uid == 0, uid, os.uname().nodename))
+    layers.append(defaults(env, os.geteuid() == 0, os.uname().nodename))
     return resolve(layers)
 
 

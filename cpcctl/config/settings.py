@@ -59,7 +59,7 @@ def unknown_key(what: str, key: str, known: Iterable[str]) -> CpcError:
     )
 
 
-def defaults(env: Mapping[str, str], root: bool, uid: int, host: str) -> dict[str, str]:
+def defaults(env: Mapping[str, str], root: bool, host: str) -> dict[str, str]:
     """The folders of the FHS for root, the XDG ones otherwise."""
     home = env.get("HOME") or "/"
     cache = env.get("CPC_CACHE") or (env.get("XDG_CACHE_HOME") or f"{home}/.cache") + "/cpc"
@@ -67,7 +67,9 @@ def defaults(env: Mapping[str, str], root: bool, uid: int, host: str) -> dict[st
         state, run = "/var/lib/cpcctl", "/run/cpcctl"
     else:
         state = (env.get("XDG_STATE_HOME") or f"{home}/.local/state") + "/cpcctl"
-        run = (env.get("XDG_RUNTIME_DIR") or f"/tmp/cpcctl-{uid}") + "/cpcctl"
+        # Without a folder of its own from the system: one that is nobody else's.
+        runtime = env.get("XDG_RUNTIME_DIR")
+        run = f"{runtime}/cpcctl" if runtime else f"{state}/run"
     return {
         "state_dir": state,
         "run_dir": run,

@@ -18,7 +18,7 @@ from cpcctl.accel import choose, memory
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, reason
 from cpcctl.host import find
-from cpcctl.host.state import make_folder
+from cpcctl.host.folders import make_folder
 from cpcctl.snp import checks as snp
 from cpcctl.snp import hardware, package
 from cpcctl.ui.check import Check

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cpcctl.host import atomic
+
 
 @dataclass(frozen=True)
 class ProcessId:
@@ -84,7 +86,7 @@ def spawn(
     Its stdout and stderr are appended to `log`; stdin is empty; of our open files it
     inherits pass_fds, under the same numbers. Raises OSError.
     """
-    with log.open("ab") as output:
+    with open(atomic.append(log), "ab") as output:
         return subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders and files of this host: where they are, atomic writes, locks."""
+"""Folders and files of this host: where they are, locks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from pathlib import Path
 
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, reason
+from cpcctl.host import atomic
+from cpcctl.host.folders import check as check_folder
+from cpcctl.host.folders import make_folder
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
 # sockaddr_un has 108 bytes, the last one NUL.
@@ -126,6 +129,7 @@ class Folders:
 
 def _check_folder(path: Path) -> None:
     # Without this a mistyped folder would look like a host without any VM.
+    check_folder(path)
     try:
         with os.scandir(path):
             return
@@ -138,45 +142,6 @@ def _check_folder(path: Path) -> None:
             cause=reason(error),
             hint="set CPCCTL_STATE_DIR and CPCCTL_RUN_DIR to folders you may write",
         ) from error
-
-
-def make_folder(path: Path) -> Path:
-    """Create a folder only its owner can enter, parents too."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise CpcError(
-            f"cannot create the folder {path}",
-            exit_code=ExitCode.USAGE,
-            cause=reason(error),
-            hint="set CPCCTL_STATE_DIR and CPCCTL_RUN_DIR to folders you may write",
-        ) from error
-    return path
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write so that a reader sees the old content or the new, also after a
-    crash. Raises OSError and leaves the old content."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        temporary.rename(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def disk_error(path: Path, error: OSError) -> CpcError:
@@ -212,7 +177,7 @@ class VmLock:
         path = folders.vm(name).lock
         make_folder(path.parent)
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = atomic.update(path)
         except OSError as error:
             raise disk_error(path, error) from error
         try:

@@ -21,8 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from cpcctl.errors import CpcError, ExitCode, reason
+from cpcctl.host import atomic
+from cpcctl.host.atomic import write_atomic
+from cpcctl.host.folders import make_folder
 from cpcctl.host.process import ProcessId
-from cpcctl.host.state import disk_error, make_folder, write_atomic
+from cpcctl.host.state import disk_error
 
 RESERVE = 64 << 10
 JOB_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
@@ -170,7 +173,7 @@ class JobStore:
         )
         reserve = self._reserve(record.id)
         try:
-            fd = os.open(reserve, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fd = atomic.create(reserve)
             try:
                 os.posix_fallocate(fd, 0, RESERVE)
             finally:

@@ -13,13 +13,13 @@ import contextlib
 import datetime
 import hashlib
 import hmac
-import os
 import socket
 import ssl
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from cpcctl.host import atomic
 from cpcctl.link.ticket import SECRET_BYTES, Ticket
 
 PREAMBLE = b"CPCLINK1"
@@ -62,8 +62,8 @@ def make_identity(folder: Path) -> Identity:
     )
     der = certificate.public_bytes(serialization.Encoding.DER)
     identity = Identity(folder / "link.crt", folder / "link.key", hashlib.sha256(der).digest())
-    _write_private(identity.certificate, certificate.public_bytes(serialization.Encoding.PEM))
-    _write_private(
+    atomic.write_new(identity.certificate, certificate.public_bytes(serialization.Encoding.PEM))
+    atomic.write_new(
         identity.key,
         key.private_bytes(
             serialization.Encoding.PEM,
@@ -183,9 +183,3 @@ def _until(link: socket.socket, deadline: float) -> None:
     if left <= 0:
         raise TimeoutError("the greeting took too long")
     link.settimeout(left)
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)

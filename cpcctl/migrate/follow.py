@@ -14,6 +14,7 @@ from typing import Any
 from cpcctl.config.patience import patient
 from cpcctl.config.settings import NAMES, Settings
 from cpcctl.errors import CpcError, ExitCode, Terminated
+from cpcctl.host import atomic
 from cpcctl.host.state import Folders, VmLock
 from cpcctl.jobs.store import INTERRUPTED, RUNNING, Job, JobStore, Record
 from cpcctl.ui.context import Context
@@ -31,8 +32,7 @@ def start_worker(settings: Settings, job: Job, lock: VmLock) -> subprocess.Popen
     named = {name: getattr(settings, name) for name in NAMES}
     chosen = {f"CPCCTL_{name.upper()}": str(v) for name, v in named.items() if v is not None}
     paths = [str(TOP), *filter(None, [os.environ.get("PYTHONPATH")])]
-    with log.open("ab") as output:
-        os.chmod(log, 0o600)
+    with open(atomic.append(log), "ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "cpcctl.migrate.worker", job.id],
             stdin=subprocess.DEVNULL,

@@ -18,7 +18,8 @@ from typing import Any
 from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, Terminated
-from cpcctl.host.state import Folders, VmLock, make_folder, remove_tree
+from cpcctl.host.folders import make_folder
+from cpcctl.host.state import Folders, VmLock, remove_tree
 from cpcctl.jobs.store import Job, JobStore
 from cpcctl.link import rpc, tls
 from cpcctl.link.listener import Listener

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -16,19 +17,13 @@ from typing import Any
 from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, reason
+from cpcctl.host import atomic
 from cpcctl.host.firmware import Hvcpu
+from cpcctl.host.folders import make_folder
 from cpcctl.host.process import ProcessId, spawn
 from cpcctl.host.qmp import CONNECT_SECONDS, Qmp, QmpGone
 from cpcctl.host.shm import RingFile
-from cpcctl.host.state import (
-    Folders,
-    VmLock,
-    VmPaths,
-    disk_error,
-    make_folder,
-    remove_tree,
-    write_atomic,
-)
+from cpcctl.host.state import Folders, VmLock, VmPaths, disk_error, remove_tree
 from cpcctl.snp import checks as snp_checks
 from cpcctl.snp import definition as snp
 from cpcctl.vm import command as commands
@@ -239,8 +234,9 @@ def _check_memory(settings: Settings, spec: VmSpec) -> None:
 
 def _launch(settings: Settings, spec: VmSpec, paths: VmPaths, argv: list[str]) -> Vm:
     try:
-        write_atomic(paths.definition, specs.dump(spec).encode())
-        paths.log.write_bytes(b"")
+        atomic.write_atomic(paths.definition, specs.dump(spec).encode())
+        paths.log.unlink(missing_ok=True)
+        os.close(atomic.create(paths.log))
         if commands.has_hvcpus(spec):
             RingFile.create(paths.ring, commands.layout(spec)).close()
     except OSError as error:
@@ -261,7 +257,7 @@ def _launch(settings: Settings, spec: VmSpec, paths: VmPaths, argv: list[str]) -
     try:
         record = {"pid": process.pid, "started": process.started, "argv": argv}
         try:
-            write_atomic(paths.process, json.dumps(record).encode())
+            atomic.write_atomic(paths.process, json.dumps(record).encode())
         except OSError as error:
             raise disk_error(paths.process, error) from error
         with _first_contact(vm) as qmp:

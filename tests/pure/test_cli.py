@@ -320,7 +320,7 @@ def test_a_state_folder_that_is_a_file(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert f"error: {host / 'file'} cannot be used as a folder\n" in shown.err
-    assert "cause: Not a directory" in shown.err
+    assert f"cause: {host / 'file'} is no folder" in shown.err
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ import pytest
 
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
+from cpcctl.host.folders import make_folder
 from cpcctl.host.process import ProcessId
 from cpcctl.host.qmp import QmpGone
-from cpcctl.host.state import Folders, VmLock, make_folder
+from cpcctl.host.state import Folders, VmLock
 from cpcctl.jobs.store import JobStore
 from cpcctl.migrate import destination, receiving
 from cpcctl.migrate.destination import Destination

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from cpcctl.errors import CpcError, ExitCode
+from cpcctl.host.atomic import write_atomic
 from cpcctl.host.process import ProcessId
-from cpcctl.host.state import write_atomic
 from cpcctl.jobs import store as jobs
 from cpcctl.jobs.store import INTERRUPTED, Job, JobStore
 

@@ -204,7 +204,7 @@ def test_data_stream_needs_its_token(listening: tuple[Listener, Ticket]) -> None
 
 def test_port_in_use(listening: tuple[Listener, Ticket], tmp_path: Path) -> None:
     listener, _ = listening
-    context = tls.server_context(tls.make_identity(tmp_path))
+    context = tls.server_context(tls.load_identity(tmp_path))
     with pytest.raises(CpcError, match="cannot listen") as caught:
         Listener("127.0.0.1", listener.port, context, SECRET)
     assert caught.value.exit_code is ExitCode.USAGE

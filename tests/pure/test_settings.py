@@ -44,17 +44,17 @@ def test_an_empty_variable_is_unset(home: Path) -> None:
 
 
 def test_root_uses_the_system_folders() -> None:
-    found = defaults({"HOME": "/root", "XDG_STATE_HOME": "/x"}, True, 0, "h")
+    found = defaults({"HOME": "/root", "XDG_STATE_HOME": "/x"}, True, "h")
     assert (found["state_dir"], found["run_dir"]) == ("/var/lib/cpcctl", "/run/cpcctl")
 
 
 def test_others_use_the_xdg_folders() -> None:
-    found = defaults({"HOME": "/h"}, False, 7, "h")
+    found = defaults({"HOME": "/h"}, False, "h")
     assert found["state_dir"] == "/h/.local/state/cpcctl"
-    assert found["run_dir"] == "/tmp/cpcctl-7/cpcctl"
+    assert found["run_dir"] == "/h/.local/state/cpcctl/run"
     assert found["cache_dir"] == "/h/.cache/cpc"
     env = {"HOME": "/h", "XDG_STATE_HOME": "/s", "XDG_RUNTIME_DIR": "/r", "CPC_CACHE": "/c"}
-    found = defaults(env, False, 7, "h")
+    found = defaults(env, False, "h")
     assert (found["state_dir"], found["run_dir"]) == ("/s/cpcctl", "/r/cpcctl")
     assert found["cache_dir"] == "/c"
 

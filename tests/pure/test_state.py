@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from cpcctl.errors import CpcError
+from cpcctl.host.atomic import write_atomic
+from cpcctl.host.folders import make_folder
 from cpcctl.host.process import ProcessId, spawn
-from cpcctl.host.state import Folders, VmLock, check_name, disk_error, make_folder, write_atomic
+from cpcctl.host.state import Folders, VmLock, check_name, disk_error
 
 
 @pytest.fixture
