@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -196,10 +197,13 @@ class Guest:
         """
         receiver = Receiver(destination)
         try:
-            result: dict[str, Any] = call(
-                source, "migrate", self.name, via(receiver.ticket), *options,
-                timeout=MIGRATE_SECONDS,
-            )
+            with tempfile.NamedTemporaryFile("w", dir=self.world.folder) as ticket:
+                ticket.write(via(receiver.ticket))
+                ticket.flush()
+                result: dict[str, Any] = call(
+                    source, "migrate", self.name, "--ticket-file", ticket.name, *options,
+                    timeout=MIGRATE_SECONDS,
+                )
             receiver.finish()
         finally:
             receiver.close()

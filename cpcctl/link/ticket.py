@@ -96,5 +96,6 @@ def _bad(why: str) -> CpcError:
     return CpcError(
         f"that is not a ticket: {why}",
         exit_code=ExitCode.USAGE,
-        hint="run `cpcctl receive` on the destination and pass the line it prints",
+        hint="run `cpcctl receive` on the destination, and give the line that it prints to "
+        "`cpcctl migrate VM -`",
     )

@@ -1,22 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""cpcctl migrate VM TICKET."""
+"""cpcctl migrate VM -: the ticket is read from stdin."""
 
 from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.migrate.options import Options
 from cpcctl.ui.check import Check, Row
 from cpcctl.ui.context import Context
+
+if TYPE_CHECKING:
+    from cpcctl.link.ticket import Ticket
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of migrate."""
     parser.add_argument("vm", metavar="VM", help="name of the running VM")
     parser.add_argument(
-        "ticket", metavar="TICKET", help="the line `cpcctl receive` printed there; - reads it"
+        "ticket", metavar="TICKET", nargs="?",
+        help="- reads from stdin the line that `cpcctl receive` printed there; the line itself "
+        "is taken too, but every user of this host can see it",
+    )
+    parser.add_argument(
+        "--ticket-file", metavar="FILE", help="read the ticket from FILE"
     )
     parser.add_argument(
         "--bandwidth", type=positive, metavar="MIB",
@@ -61,20 +71,50 @@ def positive(text: str) -> float:
     return value
 
 
-def run(args: argparse.Namespace, ctx: Context) -> int:
-    """Migrate a VM, or only check whether it could be."""
+def read_ticket(name: str, word: str | None, file: str | None, ctx: Context) -> Ticket:
+    """The ticket from where it was given. :raise CpcError: (2) nowhere, twice, or none."""
     import sys
 
+    from cpcctl.host.files import open_plain
+    from cpcctl.link import ticket as tickets
+
+    if (word is None) == (file is None):
+        raise CpcError(
+            "no ticket is given" if word is None else "two tickets are given",
+            exit_code=ExitCode.USAGE,
+            hint=f"cpcctl migrate {name} - and paste the line that `cpcctl receive` printed",
+        )
+    if file is not None:
+        try:
+            with open_plain(Path(file)) as stream:
+                return tickets.parse(stream.read(tickets.MAX_TEXT + 1).decode("ascii", "replace"))
+        except OSError as error:
+            raise CpcError(
+                f"the ticket file {file} cannot be read",
+                exit_code=ExitCode.USAGE,
+                cause=reason(error),
+            ) from error
+    if word != "-":
+        ctx.out.note(
+            "warning: every user of this host can see a ticket in a command line; "
+            f"better: cpcctl migrate {name} -"
+        )
+        return tickets.parse(str(word))
+    if sys.stdin.isatty():
+        ctx.out.note("paste the ticket that `cpcctl receive` printed:")
+    return tickets.parse(sys.stdin.readline(tickets.MAX_TEXT + 1))
+
+
+def run(args: argparse.Namespace, ctx: Context) -> int:
+    """Migrate a VM, or only check whether it could be."""
     from cpcctl.host.state import Folders, VmLock
     from cpcctl.jobs.store import JobStore
-    from cpcctl.link import ticket as tickets
     from cpcctl.migrate import follow, recover
     from cpcctl.vm import lifecycle, protection
 
     if not 0 <= args.streams <= 16:
         raise CpcError("--streams must be 0 to 16", exit_code=ExitCode.USAGE)
-    text = sys.stdin.readline() if args.ticket == "-" else args.ticket
-    ticket = tickets.parse(text)
+    ticket = read_ticket(args.vm, args.ticket, args.ticket_file, ctx)
     options = Options(
         bandwidth=args.bandwidth * (1 << 20) if args.bandwidth else None,
         max_downtime=args.max_downtime / 1000,

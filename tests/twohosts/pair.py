@@ -169,8 +169,11 @@ class Pair:
         self, name: str, ticket: str, *more: str, stop_at: str = ""
     ) -> subprocess.Popen[str]:
         """Start `migrate` on a."""
+        file = self.folder / "ticket"
+        file.write_text(ticket)
         return self.a.start(
-            "migrate", name, ticket, "--peer-timeout", PEER_SECONDS, *more, stop_at=stop_at
+            "migrate", name, "--ticket-file", str(file), "--peer-timeout", PEER_SECONDS, *more,
+            stop_at=stop_at,
         )
 
     def worker(self) -> int:
