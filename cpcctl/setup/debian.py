@@ -14,7 +14,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from cpcctl.setup import store
+from cpcctl.setup import store, watched
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 SOURCE_SUITE = "trixie"
@@ -108,8 +108,22 @@ def _configure(suite: str, kind: str) -> Path:
     return config
 
 
+def _download(what: str, config: Path, argv: list[str], cwd: Path) -> None:
+    """The same for what takes long and whose output nobody needs."""
+    try:
+        watched.run(what, argv, config.parent / "log", cwd=cwd, env=_environment(config))
+    except FileNotFoundError as error:
+        raise AptError(f"{argv[0]} is not there: this needs a Debian machine") from error
+    except watched.CommandFailed as error:
+        raise AptError(f"{' '.join(argv[:3])}: {error}") from error
+
+
+def _environment(config: Path) -> dict[str, str]:
+    return {**os.environ, "APT_CONFIG": str(config), "LC_ALL": "C"}
+
+
 def _run(config: Path, argv: list[str], cwd: Path) -> str:
-    env = {**os.environ, "APT_CONFIG": str(config), "LC_ALL": "C"}
+    env = _environment(config)
     try:
         done = subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
@@ -124,8 +138,8 @@ def _updated(suite: str, kind: str) -> Path:
     config = _configure(suite, kind)
     stamp = config.parent / "updated"
     if not stamp.exists() or time.time() - stamp.stat().st_mtime > LIST_AGE_SECONDS:
-        store.say(f"apt: reading the package lists of {suite} ({kind})")
-        _run(config, ["apt-get", "update", "-q"], config.parent)
+        what = f"apt: reading the package lists of {suite} ({kind})"
+        _download(what, config, ["apt-get", "update", "-q"], config.parent)
         stamp.touch()
     return config
 
@@ -137,7 +151,8 @@ def fetch_source(package: str, folder: Path, suite: str = SOURCE_SUITE) -> list[
     """
     config = _updated(suite, "deb-src")
     folder.mkdir(parents=True, exist_ok=True)
-    _run(config, ["apt-get", "source", "-q", "--download-only", package], folder)
+    what = f"apt: downloading the source of {package}"
+    _download(what, config, ["apt-get", "source", "-q", "--download-only", package], folder)
     return sorted(p for p in folder.iterdir() if p.is_file())
 
 
@@ -149,7 +164,9 @@ def fetch(packages: list[str], suite: str) -> list[Path]:
     empty = config.parent / "empty"
     names = _run(config, ["apt-get", "download", "--print-uris", *packages], empty)
     # apt checks what is there already against the lists and keeps it.
-    _run(config, ["apt-get", "download", "-q", *packages], archives)
+    count = "a package" if len(packages) == 1 else f"{len(packages)} packages"
+    what = f"apt: downloading {count} of {suite}"
+    _download(what, config, ["apt-get", "download", "-q", *packages], archives)
     return [archives / line.split()[1] for line in names.splitlines() if line.startswith("'")]
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cpcctl.setup import store
+from cpcctl.setup import store, watched
 
 SOURCE = Path(__file__).resolve().parents[2] / "guest-agent" / "firmware"
 OUTER_MAKE = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
@@ -29,14 +29,16 @@ def recipe_key() -> str:
 
 
 def build(out: Path) -> None:
-    """Compile into a folder of its own and keep the results. Raises CalledProcessError."""
+    """Compile into a folder of its own and keep the results. Raises CommandFailed."""
     objects = out / "objects"
     # Nothing of a make that may have started this: the key would not know of it.
     env = {name: value for name, value in os.environ.items() if name not in OUTER_MAKE}
-    subprocess.run(
-        ["make", "-s", "-C", str(SOURCE), "image", f"O={objects}"],
-        check=True, stdout=sys.stderr, env=env | {"CPC_CACHE": str(store.root())},
-    )  # fmt: skip
+    watched.run(
+        "firmware: compiling",
+        ["make", "-s", "-C", SOURCE, "image", f"O={objects}"],
+        store.root() / "log" / "firmware.log",
+        env=env | {"CPC_CACHE": str(store.root())},
+    )
     for name in RESULTS:
         (objects / name).rename(out / name)
     shutil.rmtree(objects)
@@ -47,7 +49,7 @@ def main() -> int:
     os.umask(0o022)
     try:
         store.provide("firmware", recipe_key(), build)
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, subprocess.CalledProcessError, watched.CommandFailed) as error:
         store.say(f"error: the firmware cannot be built: {error}")
         return 2
     return 0

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from cpcctl.setup import store
+from cpcctl.setup import store, watched
 
 # What each is for, so that nobody has to guess when trimming the list.
 PACKAGES = {
@@ -70,10 +70,13 @@ def main() -> int:
         return 2
     store.say("installing: " + " ".join(wanted))
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for argv in (["apt-get", "update", "-q"], install):
-        if subprocess.run(argv, env=env, stdout=sys.stderr, check=False).returncode != 0:
-            store.say("error: failed: " + " ".join(argv))
-            return 2
+    log = store.root() / "log" / "packages.log"
+    try:
+        watched.run("packages: reading the lists", ["apt-get", "update", "-q"], log, env=env)
+        watched.run("packages: installing", install, log, env=env)
+    except watched.CommandFailed as error:
+        store.say(f"error: {error}")
+        return 2
     return 0
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cpcctl.setup import store
+from cpcctl.setup import store, watched
 
 TOP = Path(__file__).resolve().parents[2]
 CONSTRAINTS = TOP / "tests" / "constraints.txt"
@@ -43,24 +43,38 @@ def imported(folder: Path) -> Path | None:
     return Path(done.stdout.strip()).resolve().parent
 
 
-def discard_foreign(folder: Path) -> None:
-    """Remove an environment that imports another checkout's cpcctl, or none.
+def moved(folder: Path) -> bool:
+    """True for an environment that was made in another place: its scripts run what is there."""
+    activate = folder / "bin/activate"
+    return not activate.is_file() or str(folder) not in activate.read_text()
 
-    Somebody may have installed another one into it.
+
+def discard_foreign(folder: Path) -> None:
+    """Remove an environment that imports another checkout's cpcctl, or none, or was moved.
+
+    Somebody may have installed another one into it, or copied the store.
     """
     with store.lock("venv"):
-        if folder.is_dir() and (found := imported(folder)) != TOP:
+        if not folder.is_dir():
+            return
+        if (found := imported(folder)) != TOP:
             store.say(f"venv: {folder} has {found or 'no'}/cpcctl; it is made anew")
-            shutil.rmtree(folder)
+        elif moved(folder):
+            store.say(f"venv: {folder} was made in another place; it is made anew")
+        else:
+            return
+        shutil.rmtree(folder)
 
 
 def build(folder: Path) -> None:
     """Create the environment in place; its scripts name the final folder."""
     final = folder.with_suffix("")
     subprocess.run([PYTHON, "-m", "venv", str(folder)], check=True)
-    pip = [str(folder / "bin/python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    subprocess.run(
-        [*pip, "-c", str(CONSTRAINTS), "-e", f"{TOP}[test]"], check=True, stdout=sys.stderr
+    pip = [str(folder / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check"]
+    watched.run(
+        "venv: installing Python packages",
+        [*pip, "-c", str(CONSTRAINTS), "-e", f"{TOP}[test]"],
+        store.root() / "log" / "venv.log",
     )
     relocate(folder, final)
 
@@ -85,7 +99,7 @@ def main() -> int:
             return 0
         discard_foreign(folder)
         store.provide("venv", key, build)
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, subprocess.CalledProcessError, watched.CommandFailed) as error:
         store.say(f"error: the Python environment cannot be built: {error}")
         return 2
     return 0

@@ -46,50 +46,53 @@ if [ -x "$final/bin/qemu-system-x86_64" ]; then
     exit 0
 fi
 
-echo "qemu: unpacking and patching $source" >&2
+# Its output goes to a log; a person sees where it is.
+log=$store/log/qemu.log
+run() {
+    what=$1
+    shift
+    python3 "$top/cpcctl/setup/watched.py" "qemu: $what" "$log" "$@"
+}
+
 rm -rf "$work/fresh"
 mkdir "$work/fresh"
 if [ -d "$source" ]; then
-    cp -a "$source/." "$work/fresh/"
+    run "copying $source" cp -a "$source/." "$work/fresh/"
 else
-    tar -C "$work/fresh" --strip-components=1 -xf "$source"
+    run "unpacking" tar -C "$work/fresh" --strip-components=1 -xvf "$source"
 fi
-"$here/apply.sh" "$work/fresh"
+run "patching" "$here/apply.sh" "$work/fresh"
 # The border with the firmware has one definition; no patch carries a copy.
 cp "$abi" "$work/fresh/include/hw/i386/cpc_abi.h"
 python3 "$here/sync_tree.py" "$work/fresh" "$work/src"
 rm -rf "$work/fresh"
 
 env=$store/work/qemu-python-$(echo "$wheels" | sha256sum | cut -c1-8)
-if [ ! -f "$env/ready" ]; then
+# Scripts and build folder name the place they were made in: what was moved or
+# copied from elsewhere would run what is there, or nothing.
+if [ "$(cat "$env/ready" 2> /dev/null)" != "$env" ]; then
     rm -rf "$env"
     /usr/bin/python3 -m venv "$env"
     # shellcheck disable=SC2086
-    "$env/bin/pip" install -q --disable-pip-version-check $wheels >&2
-    : > "$env/ready"
+    run "installing meson" "$env/bin/pip" install --disable-pip-version-check $wheels
+    echo "$env" > "$env/ready"
 fi
 
+if [ -f "$work/build/build.ninja" ] && ! grep -qF "regenerate $work/src " "$work/build/build.ninja"; then
+    echo "qemu: the build folder was made in another place; it is made anew" >&2
+    rm -rf "$work/build"
+fi
 mkdir -p "$work/build"
 cd "$work/build"
-log=$work/build.log
-run() {
-    if ! "$@" > "$log" 2>&1; then
-        tail -n 30 "$log" >&2
-        echo "error: $1 failed; the whole log is $log" >&2
-        exit 1
-    fi
-}
 configured=$(cat "$here/build.sh" "$here/base.pin" | sha256sum)
 if [ ! -f build.ninja ] || [ "$configured" != "$(cat .configured 2> /dev/null)" ]; then
-    echo "qemu: configuring" >&2
-    run "$work/src/configure" --python="$env/bin/python" --target-list=x86_64-softmmu \
+    run configuring "$work/src/configure" --python="$env/bin/python" --target-list=x86_64-softmmu \
         --without-default-features --enable-tcg --enable-kvm --enable-slirp --enable-gnutls \
         --enable-seccomp --enable-fdt=system --disable-docs --disable-install-blobs \
         --disable-download
     echo "$configured" > .configured
 fi
-echo "qemu: compiling ($jobs jobs; minutes the first time)" >&2
-run ninja -j "$jobs" qemu-system-x86_64
+run compiling ninja -j "$jobs" qemu-system-x86_64
 
 part=$final.part
 rm -rf "$part"

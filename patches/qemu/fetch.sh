@@ -51,7 +51,6 @@ import sys
 from pathlib import Path
 from cpcctl.setup import debian, store
 try:
-    store.say("qemu: downloading Debian's source package")
     debian.fetch_source(sys.argv[1], Path(sys.argv[2]))
 except debian.AptError as error:
     store.say(f"note: no source package from apt: {error}")

@@ -82,6 +82,21 @@ def test_an_environment_that_imports_another_checkout_is_made_anew(
     assert venv.imported(mine()) == venv.TOP
 
 
+def test_an_environment_in_a_store_that_was_moved_is_made_anew(
+    own_store: Path, built: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Its scripts would run the Python of the old place, or none."""
+    environment(mine(), venv.TOP)
+    assert venv.main() == 0
+    assert built == []
+    own_store.rename(tmp_path / "new")
+    monkeypatch.setenv("CPC_CACHE", str(tmp_path / "new"))
+    assert venv.main() == 0
+    assert len(built) == 1
+    assert "was made in another place; it is made anew" in capfd.readouterr().err
+
+
 def test_another_checkout_leaves_ours_alone(
     built: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
