@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from cpcctl.demo.guard import Guard, marked
 from cpcctl.demo.hosts import NoNamespaces, World
 from cpcctl.demo.image import ImageError
 from cpcctl.setup import store, venv
@@ -51,9 +53,12 @@ def pytest_configure(config: pytest.Config) -> None:
         # What the tests start would run another checkout's code, or none.
         raise pytest.UsageError(f"{sys.prefix} has {imported or 'no'}/cpcctl; run here: make venv")
     os.environ[accel.VARIABLE] = config.getoption("--accel")
-    folder = tempfile.TemporaryDirectory(prefix="cpc-verdict-")
-    config.add_cleanup(folder.cleanup)
-    os.environ["CPCCTL_KVM_VERDICT"] = f"{folder.name}/kvm"
+    # Temporary files of this run alone. Whatever ends it, also a test that hangs, the guard
+    # ends what it started and removes them.
+    folder = Path(tempfile.mkdtemp(prefix="cpc-"))
+    config.add_cleanup(Guard(RUN_MARK, folder).close)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    os.environ["CPCCTL_KVM_VERDICT"] = f"{folder}/kvm"
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -147,15 +152,10 @@ def module_world() -> Iterator[World]:
 def our_processes() -> dict[int, str]:
     """Processes of this run other than this one: id and command line."""
     found = {}
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit() or int(entry) == os.getpid():
-            continue
-        try:
-            if RUN_MARK.encode() in Path(f"/proc/{entry}/environ").read_bytes().split(b"\0"):
-                words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
-                found[int(entry)] = b" ".join(words).decode(errors="replace").strip()
-        except OSError:
-            continue
+    for pid in marked(RUN_MARK):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            found[pid] = b" ".join(words).decode(errors="replace").strip()
     return found
 
 
@@ -186,5 +186,7 @@ def nothing_left_behind() -> Iterator[None]:
     if left:
         words = our_processes()
         pytest.fail("left running: " + "; ".join(words.get(pid, str(pid)) for pid in left))
-    fresh = places() - before
+    # What another run's processes leave when they are killed, its guard removes.
+    while (fresh := places() - before) and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert not fresh, f"left behind: {sorted(fresh)}"

@@ -3,14 +3,14 @@
 
 Everything lives in private network, mount and process namespaces owned by one
 keeper process (keeper.py). Nothing can be left behind: closing, a crash or a
-SIGKILL of the owner ends the keeper, and with it the kernel removes all of it.
+SIGKILL of the owner ends the keeper, and with it the kernel removes all of it;
+the files, which lie outside, are removed by a guard (guard.py).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cpcctl.config.patience import patient
+from cpcctl.demo.guard import Guard
 from cpcctl.demo.keeper import HOSTS, SUBNET
 from cpcctl.setup import store
 
@@ -141,11 +142,12 @@ class World:
         self.cache = cache or store.root()
         self.settings = dict(settings or {})
         self.folder = fresh_folder()
+        self._guard = Guard(place_mark(self.folder), self.folder)
         try:
             self._keeper = self._start()
             self._target = self._keeper_pid()
         except BaseException:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._guard.close()
             raise
         self.hosts = {
             name: make_host(name, f"{SUBNET}.{number}", self) for name, number in HOSTS.items()
@@ -203,7 +205,7 @@ class World:
         options.setdefault("text", True)
         options.setdefault("cwd", TOP)
         return subprocess.Popen(
-            [*enter, *inside, *argv], env={**os.environ, **(env or {})}, **options
+            [*enter, *inside, *argv], env=place_environment(self.folder, env), **options
         )
 
     def do(self, where: str, *argv: str) -> str:
@@ -232,7 +234,7 @@ class World:
             self._keeper.wait()
         if self._keeper.stdout is not None:
             self._keeper.stdout.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._guard.close()
 
     def __enter__(self) -> World:
         return self
@@ -249,8 +251,18 @@ def make_host(name: str, address: str, world: Place) -> Host:
     return host
 
 
+def place_mark(folder: Path) -> str:
+    """What everything that runs in a place has in its environment."""
+    return f"CPC_PLACE={folder}"
+
+
+def place_environment(folder: Path, env: Mapping[str, str] | None) -> dict[str, str]:
+    """For a command in a place: ours, that mark, and env."""
+    return {**os.environ, "CPC_PLACE": str(folder), **(env or {})}
+
+
 def fresh_folder() -> Path:
-    """A folder in memory, named after this process; those of dead ones go.
+    """A folder in memory, named after this process.
 
     In memory, because ring files on a disk would be written back all the time.
     The name is short: UNIX socket paths end at 108 bytes.
@@ -258,10 +270,6 @@ def fresh_folder() -> Path:
     shm = Path("/dev/shm")
     room = os.statvfs(shm) if shm.is_dir() else None
     base = shm if room and room.f_bavail * room.f_frsize > ROOM_BYTES else Path("/tmp")
-    for old in base.glob("cpc-world-*-*"):
-        owner = old.name.split("-")[2]
-        if not Path(f"/proc/{owner}").exists() and old.stat().st_uid == os.geteuid():
-            shutil.rmtree(old, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"cpc-world-{os.getpid()}-", dir=base))
 
 

@@ -10,9 +10,7 @@ through takes the place of the packet capture.
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +20,15 @@ from typing import Any
 from cpcctl.demo import plain
 from cpcctl.demo import run as demo
 from cpcctl.demo.console import Console
-from cpcctl.demo.hosts import TOP, Host, fresh_folder, make_host
+from cpcctl.demo.guard import Guard
+from cpcctl.demo.hosts import (
+    TOP,
+    Host,
+    fresh_folder,
+    make_host,
+    place_environment,
+    place_mark,
+)
 from cpcctl.demo.relay import Relay
 from cpcctl.demo.report import Findings, Watched
 from cpcctl.demo.scan import RingScanner
@@ -40,6 +46,7 @@ class LocalPlace:
         self.cache = cache
         self.settings = dict(settings)
         self.folder = fresh_folder()
+        self._guard = Guard(place_mark(self.folder), self.folder)
         self._a = make_host("host-a", "127.0.0.1", self)
         self._b = make_host("host-b", "127.0.0.1", self)
 
@@ -59,16 +66,13 @@ class LocalPlace:
         """Start a command; every place is this machine."""
         options.setdefault("text", True)
         options.setdefault("cwd", TOP)
-        return subprocess.Popen(argv, env={**os.environ, **(env or {})}, **options)
+        return subprocess.Popen(argv, env=place_environment(self.folder, env), **options)
 
     def __enter__(self) -> LocalPlace:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Nothing but our own stop ends these VMs: there is no keeper here.
-        for host in (self._a, self._b):
-            host.cpcctl("vm", "stop", "--force", "demo")
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._guard.close()
 
 
 def control(place: LocalPlace, parts: Parts, secret: str) -> Watched:
