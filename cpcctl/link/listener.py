@@ -25,8 +25,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.link import pump, tls
+from cpcctl.ui import hints
 
 STREAM = b"D"
 TOKEN_BYTES = 32
@@ -195,9 +196,7 @@ def _listen(host: str, port: int) -> socket.socket:
         )[0]
         listening = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise CpcError(
-            f"cannot listen on {host}:{port}", exit_code=ExitCode.USAGE, cause=str(error)
-        ) from error
+        raise _not_listening(host, port, error) from error
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Before listen, so that accepted connections get a large window.
@@ -206,10 +205,14 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
-        raise CpcError(
-            f"cannot listen on {host}:{port}",
-            exit_code=ExitCode.USAGE,
-            cause=str(error),
-            hint="name another port with --listen HOST:PORT, or 0 for any free one",
-        ) from error
+        raise _not_listening(host, port, error) from error
     return listening
+
+
+def _not_listening(host: str, port: int, error: OSError) -> CpcError:
+    return CpcError(
+        f"cannot listen on {host}:{port}",
+        exit_code=ExitCode.USAGE,
+        cause=reason(error),
+        hint=hints.not_listening(error, host, port),
+    )

@@ -26,6 +26,7 @@ from cpcctl.host.shm import RingFile
 from cpcctl.host.state import Folders, VmLock, VmPaths, disk_error, remove_tree
 from cpcctl.snp import checks as snp_checks
 from cpcctl.snp import definition as snp
+from cpcctl.ui import hints
 from cpcctl.vm import command as commands
 from cpcctl.vm import live, protection, ready
 from cpcctl.vm import spec as specs
@@ -312,12 +313,13 @@ def _ended(vm: Vm) -> CpcError:
             cause=live.log_tail(vm.paths.log),
             hint="cpcctl doctor",
         )
+    words = live.log_tail(vm.paths.log)
     return CpcError(
         f"QEMU refuses to start VM {vm.name}",
         exit_code=ExitCode.REFUSED,
         host=vm.host,
-        cause=live.log_tail(vm.paths.log),
-        hint="change what QEMU names; vm start --print-command shows what it is given",
+        cause=words,
+        hint=hints.qemu_refusal(words, vm.argv[0]),
     )
 
 
@@ -419,7 +421,9 @@ def look(settings: Settings, name: str) -> tuple[dict[str, Any], CpcError | None
     except CpcError as error:
         return {**found, "state": "unreachable", "error": error.message}, error
     found |= {"memory": spec.memory, "machine": spec.machine, "accel": spec.accel}
-    found |= {"platform": spec.platform}
+    found |= {"platform": spec.platform, "log": str(paths.log)}
+    if spec.console == "serial":
+        found["console_log"] = str(paths.console_log)
     if spec.platform == snp.PLATFORM:
         found |= {"emulated": protection.emulated(spec.accel), "policy": f"{spec.snp.policy:#x}"}
     if vm is None or not vm.alive:
