@@ -11,8 +11,10 @@ from typing import Any
 from cpcctl.accel import choose
 from cpcctl.cli import arguments
 from cpcctl.cli.arguments import seconds
+from cpcctl.host.qmp import QmpGone
 from cpcctl.snp import checks as snp_checks
 from cpcctl.snp import definition as snp
+from cpcctl.ui import hints
 from cpcctl.ui.context import Context
 from cpcctl.ui.output import pairs, size, table
 from cpcctl.vm import command, lifecycle, prepare, protection, same, spec
@@ -26,6 +28,8 @@ LABELS = {
     "gvcpus": "gvCPUs",
     "firmware_version": "firmware",
     "launch_digest": "launch digest",
+    "log": "QEMU's log",
+    "console_log": "console log",
 }
 
 
@@ -54,6 +58,9 @@ def start_run(args: argparse.Namespace, ctx: Context) -> int:
         changed, vm = False, error.vm
         found = _as_wanted(args, ctx, wanted, error)
     ctx.out.note(protection.line(vm.spec.platform, vm.spec.accel, debug=vm.spec.snp.debug))
+    found |= _migratable(ctx, vm.name)
+    for entry in found.get("obstacles", ()):
+        ctx.out.note(f"VM {vm.name} cannot migrate as it is: {entry['reason']}")
     ctx.out.result(
         {**found, "changed": changed},
         f"{f'started {vm.name}' if changed else f'{vm.name} runs already'}: "
@@ -81,7 +88,7 @@ def _as_wanted(
     if trouble is not None:
         raise trouble
     if found["state"] != "running":
-        error.cause = f"its state is {found['state']}"
+        error.cause, error.hint = hints.run_state(found["state"], name)
         raise error
     usable = sum(hvcpu["state"] in ("parked", "running") for hvcpu in found.get("hvcpus", ()))
     if command.has_hvcpus(error.vm.spec) and usable < wanted.hvcpus:
@@ -184,6 +191,8 @@ def status_run(args: argparse.Namespace, ctx: Context) -> int:
     from cpcctl.migrate import recover
 
     found, trouble = lifecycle.look(ctx.settings, args.name)
+    if "pid" in found and trouble is None:
+        found |= _migratable(ctx, args.name)
     job = recover.orphan(ctx.settings, args.name)
     if job is not None:
         ctx.out.note(
@@ -194,17 +203,34 @@ def status_run(args: argparse.Namespace, ctx: Context) -> int:
         ctx.out.note(protection.line(found["platform"], found["accel"], debug=_debug(found)))
     if not found.get("isolated", True):
         ctx.out.note(protection.LEAKING)
-    ctx.out.result(
-        found,
-        pairs((LABELS.get(name, name), _shown(name, value)) for name, value in found.items()),
-    )
+    ctx.out.result(found, _text(found))
     if trouble is not None:
         raise trouble
     return 0
 
 
+def _migratable(ctx: Context, name: str) -> dict[str, Any]:
+    """Whether the VM could migrate now, as far as this host can tell; {} when it went away."""
+    from cpcctl.migrate import running
+
+    try:
+        found = running.obstacles(lifecycle.attach(ctx.settings, name))
+    except QmpGone:
+        return {}
+    return {"migratable": not found, "obstacles": [check.document() for check in found]}
+
+
 def _debug(found: dict[str, Any]) -> bool:
     return bool(int(found.get("policy", "0"), 16) & snp.POLICY_DEBUG)
+
+
+def _text(found: dict[str, Any]) -> str:
+    """The status for people."""
+    shown = {name: _shown(name, value) for name, value in found.items() if name != "obstacles"}
+    reasons = [entry["reason"] for entry in found.get("obstacles", ())]
+    if reasons:
+        shown["migratable"] = f"no ({'; '.join(reasons)})"
+    return pairs((LABELS.get(name, name), text) for name, text in shown.items())
 
 
 def _shown(name: str, value: Any) -> str:

@@ -88,7 +88,7 @@ def judge(
     drivers = [device.split(",")[0] for device in spec.devices]
     passed = sorted({driver for driver in drivers if driver in PASSED_THROUGH})
     tpm = sorted({driver for driver in drivers if driver in VTPM})
-    bad = {device: why for device in spec.devices if (why := _device_problem(device))}
+    bad = {device: why for device in spec.devices if (why := device_problem(device))}
     forwards = [rule for nic in spec.nics for rule in nic.hostfwd if not FORWARD.fullmatch(rule)]
     options = " ".join(
         f"--allow-path {shown(parent)}"
@@ -140,7 +140,7 @@ def _paths(spec: VmSpec) -> list[str]:
     return [*spec.named_files, *(disk.path for disk in spec.disks)]
 
 
-def _device_problem(device: str) -> str:
+def device_problem(device: str) -> str:
     """"" for a device that opens nothing of this host, else why it is refused."""
     driver, *words = device.split(",")
     if driver in PASSED_THROUGH or driver in VTPM:

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from cpcctl.errors import CpcError, shown, shown_lines
 from cpcctl.host.cpu_model import changed
+from cpcctl.ui import hints
 from cpcctl.ui.check import Check
 from cpcctl.vm import command
 from cpcctl.vm.spec import VmSpec
@@ -79,7 +80,7 @@ def movable(spec: VmSpec, host: str) -> Check:
 
 
 def source_checks(
-    spec: VmSpec, argv: Iterable[str], hvcpus: dict[int, str], run_state: str, host: str
+    spec: VmSpec, argv: Iterable[str], hvcpus: Mapping[int, str], run_state: str, host: str
 ) -> list[Check]:
     """What the source can tell alone.
 
@@ -125,10 +126,7 @@ def source_checks(
         check(
             "running",
             run_state == "running",
-            "the guest is frozen by an earlier migration"
-            if run_state == "frozen"
-            else f"the guest does not run: QEMU says {run_state}",
-            f"cpcctl job list --vm {spec.name}",
+            *hints.run_state(run_state, spec.name),
         ),
     ]
 

@@ -15,17 +15,18 @@ from dataclasses import asdict, replace
 from cpcctl import abi
 from cpcctl.abi_status import SUITE_NAMES
 from cpcctl.config.patience import patient
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.jobs.store import Job
 from cpcctl.link import listener, pump, rpc, tls
 from cpcctl.link.limit import Bucket
 from cpcctl.link.ticket import Ticket
-from cpcctl.migrate import checks, converge, facts, hold, session
+from cpcctl.migrate import checks, converge, facts, hold, running, session
 from cpcctl.migrate.converge import Round
 from cpcctl.migrate.machine import Action, Event, Phase, decide
 from cpcctl.migrate.options import Options
 from cpcctl.migrate.side import Side
 from cpcctl.migrate.streams import Streams
+from cpcctl.ui import hints
 from cpcctl.ui.check import Check, refusal
 
 LOOK_SECONDS = patient(0.25)
@@ -123,8 +124,8 @@ class Source:
             raise CpcError(
                 f"the destination {self.ticket.address} cannot be reached",
                 exit_code=ExitCode.UNREACHABLE,
-                cause=str(error),
-                hint="check that `cpcctl receive` runs there and that its port is open",
+                cause=reason(error),
+                hint=hints.unreachable(error, self.ticket.host, self.ticket.port),
             ) from error
         self.client = rpc.Client(link, self.ticket.address, self.options.peer_timeout)
         self.host = str(self.client.call("hello", {"host": self.side.vm.host})["host"])
@@ -137,13 +138,7 @@ class Source:
 
     def checks_here(self) -> list[Check]:
         """What this side can tell alone."""
-        spec, info = self.side.vm.spec, self.side.info()
-        states = {e["id"]: e["state"] for e in info["hvcpus"] if e["state"] != "inactive"}
-        run_state = str(self.side.qmp.execute("query-status")["status"])
-        return checks.source_checks(
-            spec, self.side.vm.argv, states, "frozen" if info["frozen"] else run_state,
-            self.side.vm.host,
-        )
+        return running.look(self.side.vm, self.side.qmp)
 
     def checks_there(self) -> list[Check]:
         """What the destination finds, which looks at it as often as it is asked."""
