@@ -21,7 +21,7 @@ class Verb:
 
 
 GROUPS: dict[str, str] = {
-    "vm": "start, stop and look at VMs of this host",
+    "vm": "start, stop, pause and look at VMs of this host",
     "hvcpu": "add, remove and ping the hvCPUs of a VM",
     "job": "look at, wait for and cancel jobs",
 }
@@ -35,6 +35,8 @@ VERBS: tuple[Verb, ...] = (
     Verb("doctor", "show what this machine can do, and how to fix the rest", "cpcctl.doctor.cli"),
     _grouped("vm", "start", "start a VM from a YAML file", "cpcctl.cli.vm"),
     _grouped("vm", "stop", "stop a VM", "cpcctl.cli.vm"),
+    _grouped("vm", "pause", "pause a VM's guest; its memory stays", "cpcctl.cli.vm_pause"),
+    _grouped("vm", "resume", "let a guest go on that stands still", "cpcctl.cli.vm_pause"),
     _grouped("vm", "list", "list the VMs of this host", "cpcctl.cli.vm"),
     _grouped("vm", "status", "show one VM", "cpcctl.cli.vm"),
     _grouped("vm", "console", "connect to a VM's serial console", "cpcctl.cli.vm_console"),

@@ -82,7 +82,10 @@ def _as_wanted(
     other = same.differences(wanted, error.vm.spec, accel)
     if other:
         error.cause = f"it was started from a definition with another {', '.join(other)}"
-        error.hint = f"cpcctl vm stop {name}, then cpcctl vm start {args.file}"
+        error.hint = (
+            f"cpcctl vm status {name}: what runs here\n"
+            f"give the VM of {args.file} another name, if that is to stay"
+        )
         raise error
     found, trouble = lifecycle.look(ctx.settings, name)
     if trouble is not None:

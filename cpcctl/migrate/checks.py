@@ -148,7 +148,7 @@ def destination_checks(spec: VmSpec, there: SourceFacts, here: DestinationFacts)
             "name",
             not here.name_taken,
             f"a VM {spec.name} is on {here.host} already",
-            f"cpcctl vm stop {spec.name} on {here.host}, or rename it",
+            f"cpcctl vm status {spec.name}, on {here.host}: which VM that is",
         ),
         check(
             "qemu",

@@ -18,6 +18,7 @@ from typing import Any
 from cpcctl.host.qmp import Qmp
 from cpcctl.migrate import admit, checks
 from cpcctl.ui.check import Check
+from cpcctl.vm import command
 from cpcctl.vm.lifecycle import Vm
 from cpcctl.vm.spec import VmSpec
 
@@ -76,7 +77,7 @@ def read(qmp: Qmp, info: dict[str, Any] | None) -> Machine:
     memory = [entry["data"] for entry in qmp.execute("query-memory-devices")]
     images = {}
     for entry in qmp.execute("query-block"):
-        number = _number(entry.get("qdev", ""))
+        number = command.disk_number(entry.get("qdev", ""))
         if number is not None and "inserted" in entry:
             images[number] = (
                 str(entry["inserted"].get("node-name")), str(entry["inserted"]["file"])
@@ -105,12 +106,6 @@ def _children(qmp: Qmp, path: str) -> list[tuple[str, str]]:
         if kind.startswith("child<"):
             found.append((str(entry["name"]), kind.removeprefix("child<").removesuffix(">")))
     return found
-
-
-def _number(qdev: str) -> int | None:
-    """Which disk of the definition a block device is: the N of blkN."""
-    name = next((part for part in qdev.split("/") if part.startswith("blk")), "")
-    return int(name[3:]) if name[3:].isdigit() else None
 
 
 def judge(spec: VmSpec, argv: Iterable[str], machine: Machine, host: str) -> list[Check]:

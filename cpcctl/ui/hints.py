@@ -122,7 +122,7 @@ def qemu_refusal(words: str | None, qemu: str) -> str:
 # ---- a guest that does not run -------------------------------------------------------------
 
 _STATES = {
-    "paused": ("the guest is paused", "cpcctl vm resume {vm}"),
+    "paused": ("the guest was paused", "cpcctl vm resume {vm}"),
     "io-error": (
         "the guest was stopped by an error of its disk, such as no space",
         "df -h where its disks are, make room, then cpcctl vm resume {vm}",
@@ -155,7 +155,7 @@ _STATES = {
         "the guest is frozen by an earlier migration",
         "cpcctl job list --vm {vm}, then cpcctl job resume JOB",
     ),
-    "suspended": ("the guest sleeps (ACPI S3)", "cpcctl vm resume {vm} wakes it"),
+    "suspended": ("the guest went to sleep (ACPI S3)", "cpcctl vm resume {vm} wakes it"),
     "internal-error": (
         "QEMU has stopped the guest after an error of its own or of KVM",
         "cpcctl vm status {vm} says where QEMU's log is",

@@ -214,6 +214,12 @@ def _disk(index: int, disk: Disk, incoming: bool, virtio: str) -> list[str]:
     return [*argv, "-device", f"virtio-blk-pci,id=blk{index},drive=disk{index}{virtio}"]
 
 
+def disk_number(qdev: str) -> int | None:
+    """Which disk of the definition a block device of query-block is; None for others."""
+    name = next((part for part in qdev.split("/") if part.startswith("blk")), "")
+    return int(name[3:]) if name[3:].isdigit() else None
+
+
 def _nic(index: int, nic: Nic, virtio: str) -> list[str]:
     # No option ROM: nothing boots from the network.
     device = f"virtio-net-pci,id=nic{index},mac={nic.mac},romfile={virtio}"

@@ -355,17 +355,42 @@ def stop(
         vm.kill()
     else:
         with vm.qmp() as qmp:
-            qmp.execute("system_powerdown")
-        if waiting is not None:
+            ended = _ask_to_shut_down(vm, qmp)
+        if ended:
+            vm.kill()
+        elif waiting is not None:
             waiting()
         if not vm.process.wait_gone(timeout):
             raise CpcError(
                 f"VM {name} did not shut down within {timeout:g} s and runs on",
                 exit_code=ExitCode.TIMED_OUT,
-                hint=f"cpcctl vm stop --force {name}",
+                hint=f"cpcctl vm console {name}: what the guest does\n"
+                f"cpcctl vm stop --force {name}: end it at once; what it has not written is lost",
             )
     _remove_definition(paths)
     return True
+
+
+def _ask_to_shut_down(vm: Vm, qmp: Qmp) -> bool:
+    """True when the guest has shut down before. Raises CpcError (3) when it cannot hear."""
+    state = live.run_state(qmp, vm.spec)
+    if state == "shutdown":
+        return True
+    if state == "running":
+        qmp.execute("system_powerdown")
+        return False
+    hint = hints.run_state(state, vm.name)[1]
+    if state != "frozen":
+        hint += (
+            f"\ncpcctl vm stop --force {vm.name}: end it as it is; what it has not written is lost"
+        )
+    raise CpcError(
+        f"VM {vm.name} stands still and cannot shut down",
+        exit_code=ExitCode.REFUSED,
+        host=vm.host,
+        cause=live.standstill(qmp, state, vm.spec),
+        hint=hint,
+    )
 
 
 def _remove_definition(paths: VmPaths) -> None:
@@ -435,8 +460,8 @@ def look(settings: Settings, name: str) -> tuple[dict[str, Any], CpcError | None
     except CpcError as error:
         if isinstance(error, QmpGone):
             error.hint = (
-                f"cpcctl job list --vm {name}; cpcctl vm stop --force {name} ends QEMU "
-                "and the guest"
+                f"cpcctl job list --vm {name}: a job may hold its socket\n"
+                f"cpcctl vm status {name}, once more: QEMU may only be slow"
             )
         words = error.cause or error.message
         return {**found, "state": "unreachable", "error": words}, error

@@ -8,6 +8,7 @@ from typing import Any
 
 from cpcctl.host.qmp import Qmp
 from cpcctl.snp import termination
+from cpcctl.ui import hints
 from cpcctl.vm import command as commands
 from cpcctl.vm.spec import VmSpec
 
@@ -19,10 +20,12 @@ def look(qmp: Qmp, spec: VmSpec) -> dict[str, Any]:
     run_state = qmp.execute("query-status")["status"]
     if not commands.has_hvcpus(spec):
         found = {"state": run_state, "gvcpus": len(qmp.execute("query-cpus-fast"))}
-        return found | _confidential(qmp, spec)
+        return found | _reason(qmp, run_state, spec) | _confidential(qmp, spec)
     info = qmp.require_cpc()
+    state = "frozen" if info["frozen"] else run_state
     return {
-        "state": "frozen" if info["frozen"] else run_state,
+        "state": state,
+        **_reason(qmp, state, spec),
         "accel": info["accelerator"],
         "incoming": info["incoming"],
         "isolated": info["isolated"],
@@ -37,6 +40,39 @@ def look(qmp: Qmp, spec: VmSpec) -> dict[str, Any]:
         "firmware_version": info["firmware-version"],
         **_confidential(qmp, spec),
     }
+
+
+def run_state(qmp: Qmp, spec: VmSpec) -> str:
+    """QEMU's run state, or "frozen". Raises CpcError when it does not answer."""
+    if commands.has_hvcpus(spec) and qmp.require_cpc()["frozen"]:
+        return "frozen"
+    return str(qmp.execute("query-status")["status"])
+
+
+def _reason(qmp: Qmp, state: str, spec: VmSpec) -> dict[str, Any]:
+    return {} if state == "running" else {"reason": standstill(qmp, state, spec)}
+
+
+def standstill(qmp: Qmp, state: str, spec: VmSpec) -> str:
+    """Why a guest in a state other than running stands still."""
+    words = hints.run_state(state, spec.name)[0]
+    if state != "io-error":
+        return words
+    return "; ".join(_disks(qmp, spec)) or words
+
+
+def _disks(qmp: Qmp, spec: VmSpec) -> list[str]:
+    """Which disks have failed, and of what."""
+    found = []
+    for entry in qmp.execute("query-block"):
+        status = entry.get("io-status", "ok")
+        if status == "ok":
+            continue
+        number = commands.disk_number(entry.get("qdev", ""))
+        name = spec.disks[number].path if number is not None else entry.get("qdev", "?")
+        why = "has no space left" if status == "nospace" else "reports an error"
+        found.append(f"the guest was stopped by its disk: {name} {why}")
+    return found
 
 
 def _confidential(qmp: Qmp, spec: VmSpec) -> dict[str, Any]:

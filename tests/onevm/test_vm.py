@@ -102,14 +102,20 @@ def test_a_life(define: Any, cli: Any, place: Settings) -> None:
     assert err == (
         "error: VM a runs on host-a already\n"
         "  cause (host-a): it was started from a definition with another vcpus, max_vcpus\n"
-        f"  try: cpcctl vm stop a, then cpcctl vm start {path}\n"
+        "  try: cpcctl vm status a: what runs here\n"
+        f"  try: give the VM of {path} another name, if that is to stay\n"
     )
     with lifecycle.attach(place, "a").qmp(job=True) as qmp:
         qmp.execute("stop")
         code, _, err = cli("vm", "start", str(define()))
-        assert (code, "its state is paused" in err) == (3, True)
-        assert "  try: cpcctl vm status a\n" in err
-        qmp.execute("cont")
+        assert (code, "the guest was paused" in err) == (3, True)
+        assert "  try: cpcctl vm resume a\n" in err
+        assert "the guest was paused" in cli("vm", "stop", "a")[2]
+    assert cli("vm", "resume", "a")[1] == "resumed a (the guest was paused)\n"
+    assert cli("vm", "pause", "a")[1] == "paused a\n"
+    found = json.loads(cli("vm", "status", "a", "--format", "json")[1])
+    assert (found["state"], found["reason"]) == ("paused", "the guest was paused")
+    assert cli("vm", "resume", "a")[0] == 0
     assert lifecycle.attach(place, "a").process.pid == pid
 
     code, out, _ = cli("hvcpu", "ping", "a", "--format", "json")
@@ -329,7 +335,8 @@ def test_a_missing_qmp_socket(define: Any, cli: Any, place: Settings) -> None:
     assert code == 4
     assert "state:" in out
     assert f"  cause (host-a): {vm.paths.qmp}: No such file or directory\n" in err
-    assert "  try: cpcctl job list --vm a; cpcctl vm stop --force a ends" in err
+    assert "  try: cpcctl job list --vm a: a job may hold its socket\n" in err
+    assert "stop" not in err, "it may run"
     assert "Errno" not in out + err
 
 

@@ -217,7 +217,7 @@ def test_travels_over_the_link() -> None:
     error = refusal(there, peer=True)
     assert error is not None
     assert error.hint is None
-    assert "it suggests: \"cpcctl vm stop t on host-b" in (error.cause or "")
+    assert "it suggests: \"cpcctl vm status t, on host-b" in (error.cause or "")
     assert facts.read_source(facts.source_document(THERE)) == THERE
 
 

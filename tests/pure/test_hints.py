@@ -130,7 +130,7 @@ def test_every_row_for_qemu_is_reached() -> None:
 @pytest.mark.parametrize(
     ("state", "reason", "fix"),
     [
-        ("paused", "is paused", "cpcctl vm resume web"),
+        ("paused", "was paused", "cpcctl vm resume web"),
         ("io-error", "error of its disk", "df -h"),
         ("watchdog", "watchdog has expired", "cpcctl vm console web"),
         ("guest-panicked", "kernel has panicked", "cpcctl vm status web"),
@@ -140,7 +140,7 @@ def test_every_row_for_qemu_is_reached() -> None:
         ("postmigrate", "QEMU itself has migrated", "on the other host"),
         ("finish-migrate", "QEMU itself migrates", "wait until"),
         ("frozen", "frozen by an earlier migration", "cpcctl job resume"),
-        ("suspended", "sleeps", "cpcctl vm resume web wakes it"),
+        ("suspended", "went to sleep", "cpcctl vm resume web wakes it"),
         ("internal-error", "an error of its own or of KVM", "QEMU's log"),
         ("debug", "debugger", "in the debugger"),
         ("save-vm", "QEMU saves", "wait until"),

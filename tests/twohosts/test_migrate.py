@@ -53,6 +53,12 @@ def test_dry_run_changes_nothing(pair: Pair) -> None:
     assert {c["name"] for c in found} >= {"cpu", "memory", "name", "disks"}
     assert len({c["host"] for c in found}) == 2
     assert all((c["ok"], c["reason"], c["fix"]) == (True, None, None) for c in found)
+    pair.a.run("vm", "pause", name)
+    done = finish(pair.migrate(name, ticket, "--dry-run", "--format", "json"), 3)
+    failed = [c for c in json.loads(done.stdout) if not c["ok"]]
+    assert [(c["name"], c["reason"]) for c in failed] == [("running", "the guest was paused")]
+    assert {c["host"] for c in json.loads(done.stdout)} == {c["host"] for c in found}
+    pair.a.run("vm", "resume", name)
     pair.check_one_side(name, "a")
     finish(pair.migrate(name, ticket), 0)  # the ticket is still good
     finish(receive, 0)

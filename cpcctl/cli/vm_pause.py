@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cpcctl vm pause and resume."""
+
+from __future__ import annotations
+
+import argparse
+
+from cpcctl.ui.context import Context
+from cpcctl.vm import pause
+from cpcctl.vm.pause import Change
+
+
+def pause_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of vm pause."""
+    parser.add_argument("name", metavar="VM", help="name of the VM")
+
+
+def pause_run(args: argparse.Namespace, ctx: Context) -> int:
+    """Pause a guest; one that stands still already is fine."""
+    from cpcctl.migrate import recover
+
+    recover.refuse_orphan(ctx.settings, args.name)
+    done = pause.pause(ctx.settings, args.name)
+    text = f"paused {args.name}" if done.changed else f"{args.name} stands still: {done.reason}"
+    _show(ctx, args.name, done, text)
+    return 0
+
+
+def resume_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of vm resume."""
+    parser.add_argument("name", metavar="VM", help="name of the VM")
+
+
+def resume_run(args: argparse.Namespace, ctx: Context) -> int:
+    """Let a guest go on; one that runs is fine."""
+    from cpcctl.migrate import recover
+
+    recover.refuse_orphan(ctx.settings, args.name)
+    done = pause.resume(ctx.settings, args.name)
+    text = f"resumed {args.name} ({done.reason})" if done.changed else f"{args.name} runs already"
+    _show(ctx, args.name, done, text)
+    return 0
+
+
+def _show(ctx: Context, name: str, done: Change, text: str) -> None:
+    ctx.out.result(
+        {"name": name, "changed": done.changed, "was": done.was, "reason": done.reason}, text
+    )
