@@ -60,8 +60,16 @@ def crypto_check(out: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_same_source_gives_the_same_bytes(out: Path, tmp_path: Path) -> None:
-    """Other source folder, other output folder: equal images."""
+def test_the_same_source_gives_the_same_bytes(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other source folder, other output folder, no compiler of the machine: equal images."""
+    broken = tmp_path / "bin"
+    broken.mkdir()
+    for name in ("cc", "gcc", "as", "ld", "objcopy"):
+        (broken / name).symlink_to("/bin/false")
+    monkeypatch.setenv("PATH", str(broken), prepend=":")
+    monkeypatch.setenv("CC", "false")
     copy = tmp_path / "a folder with quite another name".replace(" ", "-")
     for part in ("firmware", "abi", "kvm-probe"):
         shutil.copytree(ROOT / "guest-agent" / part, copy / "guest-agent" / part)
@@ -198,17 +206,22 @@ def test_a_corrupted_vector_fails_the_check(crypto_check: Path, vector: int) -> 
     assert done.stdout == "FAIL corrupted-vector\n"
 
 
-def test_a_tarball_with_another_checksum_is_refused(tmp_path: Path) -> None:
-    """Whatever its origin, only the pinned file is unpacked."""
-    wrong = tmp_path / "mbedtls.tar.bz2"
-    wrong.write_bytes(b"not the library")
+@pytest.mark.parametrize("name", ["libaegis", "mbedtls", "toolchain"])
+def test_a_file_with_another_checksum_is_refused(tmp_path: Path, name: str) -> None:
+    """Whatever its origin, only what is pinned is unpacked."""
+    pins = (FIRMWARE / "third-party" / "pins").read_text().splitlines()
+    given = tmp_path / "given"
+    given.mkdir()
+    for pin in pins:
+        if pin.startswith(f"{name} "):
+            (given / pin.split()[2]).write_bytes(b"not the library")
     done = subprocess.run(
-        [str(FIRMWARE / "third-party" / "fetch.sh"), "mbedtls"],
+        [str(FIRMWARE / "third-party" / "fetch.sh"), name],
         env={
             "PATH": "/usr/bin:/bin",
             "HOME": str(tmp_path),
             "CPC_CACHE": str(tmp_path / "cache"),
-            "CPC_MBEDTLS_TARBALL": str(wrong),
+            f"CPC_{name.upper()}_FILES": str(given),
         },
         capture_output=True,
         text=True,
