@@ -7,6 +7,7 @@ command to type.
 
 from __future__ import annotations
 
+import reprlib
 from enum import IntEnum
 
 
@@ -28,8 +29,28 @@ class ExitCode(IntEnum):
 
 
 SHOWN_MAX = 2000
+QUOTED_MAX = 80
+# Of what an error says in all; an end of a log and the words of two hosts fit in.
+MESSAGE_MAX, CAUSE_MAX = 1000, 16_000
 # What to do about LOST.
 RESTORE = "restore it from a snapshot or a backup"
+
+
+class _Quoting(reprlib.Repr):
+    """Never builds more of a value than it shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 2, QUOTED_MAX, 40, 40
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to write out a number of many digits."""
+        return super().repr_int(x, level) if x.bit_length() < 256 else "a number of many digits"
+
+
+def quoted(value: object) -> str:
+    """A value as an error quotes it: in quotes, shortened in its middle when it is long."""
+    return _Quoting().repr(value)
 
 
 def shown(text: object, limit: int = SHOWN_MAX) -> str:
@@ -69,12 +90,13 @@ class CpcError(Exception):
         cause: str | None = None,
         hint: str | None = None,
     ) -> None:
+        message = _cut(message, MESSAGE_MAX)
         super().__init__(message)
         self.message = message
         self.exit_code = exit_code
         self.host = host
-        self.cause = cause
-        self.hint = hint
+        self.cause = cause and _cut(cause, CAUSE_MAX)
+        self.hint = hint and _cut(hint, MESSAGE_MAX)
 
     def render(self) -> str:
         """The text for stderr, without a final newline."""
@@ -97,6 +119,10 @@ class CpcError(Exception):
             "cause": self.cause,
             "hint": self.hint,
         }
+
+
+def _cut(words: str, limit: int) -> str:
+    return words if len(words) <= limit else words[:limit] + "..."
 
 
 def _safe(words: str) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from cpcctl.cli import arguments
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, quoted
 from cpcctl.ui.context import Context
 
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     for name in names:
         if name not in SCENARIOS:
             raise CpcError(
-                f"there is no scenario {name!r}",
+                f"there is no scenario {quoted(name)}",
                 exit_code=ExitCode.USAGE,
                 hint="--scenario " + ",".join(SCENARIOS),
             )

@@ -7,6 +7,7 @@ import argparse
 import math
 
 from cpcctl.config.settings import ACCELS
+from cpcctl.errors import quoted
 
 
 def seconds(text: str) -> float:
@@ -16,7 +17,7 @@ def seconds(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a number of seconds above 0")
     return value
 
 

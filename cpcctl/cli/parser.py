@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from cpcctl.cli.verbs import GROUPS, VERBS, Verb
 from cpcctl.config.settings import FORMATS, PROGRESS
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, quoted
 
 # (flag, setting, metavar or choices, help); valid before and after the verb.
 COMMON: tuple[tuple[str, str, str | tuple[str, ...], str], ...] = (
@@ -65,7 +65,7 @@ class Parser(argparse.ArgumentParser):
             known = [str(choice) for choice in action.choices]
             near = difflib.get_close_matches(str(value), known, n=1)
             meant = f"; did you mean {near[0]}?" if near else f" (one of {', '.join(known)})"
-            raise argparse.ArgumentError(action, f"unknown {value!r}{meant}")
+            raise argparse.ArgumentError(action, f"unknown {quoted(value)}{meant}")
 
     def error(self, message: str) -> NoReturn:
         raise _refused(message, self.prog)

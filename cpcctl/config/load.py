@@ -15,7 +15,9 @@ from cpcctl.config.settings import (
     resolve,
 )
 from cpcctl.errors import CpcError, ExitCode, reason
+from cpcctl.host.files import read_all
 
+FILE_LIMIT = 64 << 10
 SYSTEM_FILE = Path("/etc/cpcctl/config.yaml")
 
 
@@ -34,7 +36,7 @@ def load(flags: Mapping[str, str | None], env: Mapping[str, str] | None = None) 
 
 def _read(path: Path) -> dict[str, str | None]:
     try:
-        data = path.read_bytes()
+        data = read_all(path, FILE_LIMIT)
     except FileNotFoundError:
         return {}
     except OSError as error:

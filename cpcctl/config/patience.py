@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, quoted
 
 VARIABLE = "CPCCTL_PATIENCE"
 
@@ -19,7 +19,7 @@ def patient(seconds: float) -> float:
         factor = 0.0
     if not 0.1 <= factor <= 1000:
         raise CpcError(
-            f"{VARIABLE} is a factor from 0.1 to 1000, not {word!r}",
+            f"{VARIABLE} is a factor from 0.1 to 1000, not {quoted(word)}",
             exit_code=ExitCode.USAGE,
             hint=f"unset {VARIABLE}",
         )

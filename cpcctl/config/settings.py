@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, quoted
 
 FORMATS = ("text", "json")
 PROGRESS = ("auto", "bar", "plain", "none")
@@ -53,9 +53,9 @@ def unknown_key(what: str, key: str, known: Iterable[str]) -> CpcError:
     """The error for a key nobody knows, with the nearest known one."""
     near = difflib.get_close_matches(key, list(known), n=1)
     return CpcError(
-        f"{what}: unknown key {key!r}",
+        f"{what}: unknown key {quoted(key)}",
         exit_code=ExitCode.USAGE,
-        hint=f"did you mean {near[0]!r}?" if near else None,
+        hint=f"did you mean {quoted(near[0])}?" if near else None,
     )
 
 
@@ -95,7 +95,7 @@ def from_document(document: object, source: str) -> dict[str, str]:
         raise CpcError(f"{source}: must be keys and values", exit_code=ExitCode.USAGE)
     for key, value in document.items():
         if key not in NAMES:
-            raise unknown_key(source, str(key), NAMES)
+            raise unknown_key(source, key if isinstance(key, str) else quoted(key), NAMES)
         if not isinstance(value, str) or not value:
             raise CpcError(f"{source}: {key} must be a text", exit_code=ExitCode.USAGE)
     return dict(document)
@@ -111,7 +111,7 @@ def resolve(layers: Iterable[Mapping[str, str | None]]) -> Settings:
     for name, allowed in CHOICES.items():
         if chosen[name] not in allowed:
             raise CpcError(
-                f"{name} must be one of {', '.join(allowed)}, not {chosen[name]!r}",
+                f"{name} must be one of {', '.join(allowed)}, not {quoted(chosen[name])}",
                 exit_code=ExitCode.USAGE,
             )
     paths = {name: Path(chosen[name]).expanduser().absolute() for name in PATHS if name in chosen}
@@ -135,6 +135,6 @@ def _folders(text: str) -> str:
     for word in filter(None, text.split(":")):
         if not word.startswith("/"):
             raise CpcError(
-                f"allow_paths: {word!r} is not an absolute path", exit_code=ExitCode.USAGE
+                f"allow_paths: {quoted(word)} is not an absolute path", exit_code=ExitCode.USAGE
             )
     return text

@@ -26,6 +26,10 @@ class NotPlain(OSError):
     """There is something else than a plain file."""
 
 
+class FileTooLarge(OSError):
+    """A file has more in it than it can have rightly."""
+
+
 def other_kind(path: Path) -> str:
     """"" for a plain file, else what it is. Follows symbolic links. Raises OSError."""
     return _kind(path.stat())
@@ -43,6 +47,22 @@ def open_plain(path: Path) -> BinaryIO:
         file.close()
         raise
     return file
+
+
+def read_all(path: Path, limit: int) -> bytes:
+    """A plain file of at most limit bytes. Raises OSError, FileTooLarge among them."""
+    with open_plain(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise FileTooLarge(errno.EFBIG, f"it is larger than {limit} bytes", str(path))
+    return data
+
+
+def read_end(path: Path, limit: int) -> bytes:
+    """The last bytes of a plain file, at most limit of them. Raises OSError."""
+    with open_plain(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - limit))
+        return file.read(limit)
 
 
 def _kind(found: os.stat_result) -> str:

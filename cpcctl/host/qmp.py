@@ -25,7 +25,7 @@ from cpcctl.config.patience import patient
 from cpcctl.errors import CpcError, ExitCode, reason
 
 # A device state is MiBs of base64 in one line.
-READ_LIMIT = 256 << 20
+READ_LIMIT = 32 << 20
 EVENTS_KEPT = 4096
 CONNECT_SECONDS = patient(10.0)
 COMMAND_SECONDS = patient(60.0)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpcctl.config.settings import Settings
-from cpcctl.errors import CpcError, ExitCode, reason
+from cpcctl.errors import CpcError, ExitCode, quoted, reason
 from cpcctl.host import atomic
 from cpcctl.host.folders import check as check_folder
 from cpcctl.host.folders import make_folder
@@ -27,7 +27,7 @@ def check_name(name: str) -> str:
     """Return a VM name that is safe as a file name. Raises CpcError (2)."""
     if not NAME.fullmatch(name):
         raise CpcError(
-            f"{name!r} is not a VM name",
+            f"{quoted(name)} is not a VM name",
             exit_code=ExitCode.USAGE,
             cause="1 to 48 letters, digits, '.', '_' and '-', beginning with a letter or digit",
         )

@@ -20,14 +20,17 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from cpcctl.errors import CpcError, ExitCode, reason
+from cpcctl.errors import CpcError, ExitCode, quoted, reason
 from cpcctl.host import atomic
 from cpcctl.host.atomic import write_atomic
+from cpcctl.host.files import read_all
 from cpcctl.host.folders import make_folder
 from cpcctl.host.process import ProcessId
 from cpcctl.host.state import disk_error
 
 RESERVE = 64 << 10
+# A migration of days notes some ten thousand rounds.
+JOB_MAX = 4 << 20
 JOB_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 RUNNING = "running"
 # A running job whose controller is gone; never stored, only seen.
@@ -200,7 +203,7 @@ class JobStore:
         """Read a job. Raises CpcError (2) when unknown, (5) when damaged."""
         path = self._path(job_id)
         try:
-            document = json.loads(path.read_bytes())
+            document = json.loads(read_all(path, JOB_MAX))
             known = {entry.name for entry in fields(Record)}
             return _checked({key: value for key, value in document.items() if key in known})
         except FileNotFoundError:
@@ -261,7 +264,9 @@ class JobStore:
     def _path(self, job_id: str) -> Path:
         if not JOB_ID.fullmatch(job_id):
             raise CpcError(
-                f"{job_id!r} is not a job id", exit_code=ExitCode.USAGE, hint="cpcctl job list"
+                f"{quoted(job_id)} is not a job id",
+                exit_code=ExitCode.USAGE,
+                hint="cpcctl job list",
             )
         return self.folder / f"{job_id}.json"
 

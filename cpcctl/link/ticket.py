@@ -16,7 +16,7 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, quoted
 
 SECRET_BYTES = 32
 FINGERPRINT_BYTES = 32
@@ -72,7 +72,7 @@ def check_host(text: str) -> str:
         except ValueError:
             raise _bad(f"{text} is not an IPv6 address") from None
     if not _NAME.match(text):
-        raise _bad(f"{text!r} is not a host name")
+        raise _bad(f"{quoted(text)} is not a host name")
     if re.fullmatch(r"[0-9.]+", text):
         try:
             return str(ipaddress.IPv4Address(text))

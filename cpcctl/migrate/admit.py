@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from cpcctl.errors import shown
+from cpcctl.errors import quoted, shown
 from cpcctl.migrate import image
 from cpcctl.migrate.checks import PASSED_THROUGH, VTPM
 from cpcctl.ui.check import Check
@@ -150,5 +150,5 @@ def device_problem(device: str) -> str:
     for word in words:
         key, _, value = word.partition("=")
         if key not in SETTINGS or not VALUE.fullmatch(value):
-            return f"its setting {shown(word, 64)!r} may not come over the network"
+            return f"its setting {quoted(word)} may not come over the network"
     return ""

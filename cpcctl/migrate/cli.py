@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cpcctl.errors import CpcError, ExitCode, reason
+from cpcctl.errors import CpcError, ExitCode, quoted, reason
 from cpcctl.migrate.options import Options
 from cpcctl.ui.check import Check, Row
 from cpcctl.ui.context import Context
@@ -65,7 +65,7 @@ def positive(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a number") from None
     if not math.isfinite(value) or value <= 0:
         raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
     return value

@@ -18,6 +18,7 @@ from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.host import atomic
+from cpcctl.host.files import read_all
 from cpcctl.host.firmware import Hvcpu
 from cpcctl.host.folders import make_folder
 from cpcctl.host.process import ProcessId, spawn
@@ -38,6 +39,8 @@ FIRMWARE_SECONDS = patient(30.0)
 LOOK_SECONDS = patient(5.0)
 # QEMU itself, its devices and its translated code.
 OVERHEAD = 256 << 20
+# The command line is most of it.
+PROCESS_MAX = 1 << 20
 # Of a log, in an error that the other host shows as well: it takes 2000 characters of it.
 WORDS_MAX = 1500
 
@@ -137,7 +140,7 @@ def _no_vm(settings: Settings, name: str) -> CpcError:
 def _recorded(settings: Settings, name: str, paths: VmPaths) -> Vm | None:
     """What the files say, without looking whether it still runs."""
     try:
-        document = json.loads(paths.process.read_bytes())
+        document = json.loads(read_all(paths.process, PROCESS_MAX))
         process = ProcessId(int(document["pid"]), int(document["started"]))
         if not 0 < process.pid < 1 << 31:
             raise ValueError(f"{process.pid} is no process")

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cpcctl.host.files import read_end
 from cpcctl.host.qmp import Qmp
 from cpcctl.snp import termination
 from cpcctl.ui import hints
@@ -87,8 +88,7 @@ def ended(spec: VmSpec, log: Path) -> dict[str, Any]:
     if spec.platform == "plain":
         return {}
     try:
-        with log.open("rb") as file:
-            why = termination.in_log(file.read(LOG_MAX).decode("utf-8", "replace"))
+        why = termination.in_log(read_end(log, LOG_MAX).decode("utf-8", "replace"))
     except OSError:
         return {}
     return {} if why is None else {"ended": why}
@@ -97,7 +97,7 @@ def ended(spec: VmSpec, log: Path) -> dict[str, Any]:
 def log_tail(log: Path, limit: int = 4096) -> str | None:
     """QEMU's last words, of so many bytes; warnings only where there is nothing else."""
     try:
-        text = log.read_bytes()[-limit:].decode("utf-8", "replace").strip()
+        text = read_end(log, limit).decode("utf-8", "replace").strip()
     except OSError:
         return None
     errors = [line for line in text.splitlines() if ": warning: " not in line]

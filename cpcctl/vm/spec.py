@@ -11,7 +11,7 @@ from typing import Any
 
 from cpcctl import abi
 from cpcctl.config.settings import ACCELS
-from cpcctl.errors import CpcError, ExitCode, reason
+from cpcctl.errors import CpcError, ExitCode, quoted, reason
 from cpcctl.host.files import NotPlain, open_plain
 from cpcctl.host.state import NAME
 from cpcctl.snp import definition as snp
@@ -23,7 +23,7 @@ MACHINE = re.compile(r"pc|q35|pc-(?:q35|i440fx)-\d+\.\d+")
 _FEATURE = r"[A-Za-z0-9_.-]+"
 CPU = re.compile(rf"{_FEATURE}(?:,(?:[+-]{_FEATURE}|{_FEATURE}=(?:on|off)))*")
 # A file this long is no VM definition.
-FILE_LIMIT = 1 << 20
+FILE_LIMIT = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,13 @@ def _changed(part: Disk | Nic) -> dict[str, Any]:
 
 def _name(where: str, value: Any) -> str:
     if not isinstance(value, str) or not NAME.fullmatch(value):
-        raise refused(where, f"{value!r} is not 1 to 48 letters, digits, '.', '_' and '-'")
+        raise refused(where, f"{quoted(value)} is not 1 to 48 letters, digits, '.', '_' and '-'")
     return value
 
 
 def _machine(where: str, value: Any) -> str:
     if not isinstance(value, str) or not MACHINE.fullmatch(value):
-        raise refused(where, f"{value!r} is neither pc, q35 nor one like pc-q35-10.0")
+        raise refused(where, f"{quoted(value)} is neither pc, q35 nor one like pc-q35-10.0")
     return value
 
 
@@ -131,13 +131,14 @@ def _cpu(where: str, value: Any) -> str:
     """A model and features; QEMU's -cpu takes other things too, such as memory=."""
     text: str = values.text(where, value)
     if text == "help" or not CPU.fullmatch(text):
-        raise refused(where, f"{value!r} is not a model with features, such as max,+aes,pcid=off")
+        why = f"{quoted(value)} is not a model with features, such as max,+aes,pcid=off"
+        raise refused(where, why)
     return text
 
 
 def _tap(where: str, value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", value):
-        raise refused(where, f"{value!r} is not the name of a network device")
+        raise refused(where, f"{quoted(value)} is not the name of a network device")
     return value
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from cpcctl.config.settings import unknown_key
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, quoted
 
 SIZE = re.compile(r"([1-9]\d{0,11})([KMGT])(?:i?B)?")
 SHIFTS = {"K": 10, "M": 20, "G": 30, "T": 40}
@@ -26,7 +26,7 @@ def size(where: str, value: Any) -> int:
     """Bytes of "512M" or "2GiB"; a bare number is refused, as its unit is a guess."""
     match = SIZE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise refused(where, f"{value!r} is not a size such as 512M or 2G")
+        raise refused(where, f"{quoted(value)} is not a size such as 512M or 2G")
     return int(match[1]) << SHIFTS[match[2]]
 
 
@@ -43,7 +43,7 @@ def integer(low: int, high: int) -> Reader:
 
     def read(where: str, value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise refused(where, f"{value!r} is not a whole number in {low}..{high}")
+            raise refused(where, f"{quoted(value)} is not a whole number in {low}..{high}")
         return value
 
     return read
@@ -52,7 +52,7 @@ def integer(low: int, high: int) -> Reader:
 def text(where: str, value: Any) -> str:
     """A text of one line, not empty."""
     if not isinstance(value, str) or not value or not value.isprintable() or len(value) > 4096:
-        raise refused(where, f"{value!r} is not a text of one line")
+        raise refused(where, f"{quoted(value)} is not a text of one line")
     return value
 
 
@@ -60,14 +60,14 @@ def path(where: str, value: Any) -> str:
     """An absolute path: the other host has no idea of our current folder."""
     found = text(where, value)
     if not found.startswith("/"):
-        raise refused(where, f"{value!r} is not an absolute path")
+        raise refused(where, f"{quoted(value)} is not an absolute path")
     return found
 
 
 def boolean(where: str, value: Any) -> bool:
     """true or false."""
     if not isinstance(value, bool):
-        raise refused(where, f"{value!r} is neither true nor false")
+        raise refused(where, f"{quoted(value)} is neither true nor false")
     return value
 
 
@@ -76,7 +76,7 @@ def choice(*allowed: str) -> Reader:
 
     def read(where: str, value: Any) -> str:
         if value not in allowed or not isinstance(value, str):
-            raise refused(where, f"{value!r} is not one of {', '.join(allowed)}")
+            raise refused(where, f"{quoted(value)} is not one of {', '.join(allowed)}")
         return value
 
     return read
@@ -85,7 +85,7 @@ def choice(*allowed: str) -> Reader:
 def mac(where: str, value: Any) -> str:
     """A unicast MAC address."""
     if not isinstance(value, str) or not MAC.fullmatch(value) or int(value[1], 16) & 1:
-        raise refused(where, f"{value!r} is not a unicast MAC address")
+        raise refused(where, f"{quoted(value)} is not a unicast MAC address")
     return value.lower()
 
 
@@ -109,7 +109,7 @@ def keys(
     found = {}
     for key, value in document.items():
         if key not in readers:
-            raise unknown_key(where, str(key), readers)
+            raise unknown_key(where, key if isinstance(key, str) else quoted(key), readers)
         found[key] = readers[key](f"{where}: {key}", value)
     for key in sorted(need - set(found)):
         raise refused(where, f"{key} is missing")

@@ -97,7 +97,7 @@ def test_a_command_that_takes_too_long(qmp_server: Any) -> None:
 
 
 def test_megabytes_in_one_line(qmp_server: Any) -> None:
-    data = "A" * (40 << 20)
+    data = "A" * (24 << 20)
     qmp_server.handlers["big"] = lambda arguments: {"data": arguments["data"]}
     with Qmp.connect(qmp_server.path) as qmp:
         assert qmp.execute("big", data=data)["data"] == data
