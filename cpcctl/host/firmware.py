@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls to the firmware: post in the mailbox, wake over QMP, wait until done."""
+"""Calls to the firmware: post in the mailbox, ring the doorbell, wait until done."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from cpcctl import abi
 from cpcctl.abi_status import OP_NAMES, PLATFORM_NAMES, suites
 from cpcctl.config.patience import patient
 from cpcctl.errors import CpcError, ExitCode
-from cpcctl.host.qmp import Event, Qmp, QmpError
+from cpcctl.host.qmp import Event, Qmp
 from cpcctl.host.shm import CallError, Mailbox, Reply, Ring, RingFile
 
 # Waits between looks at the mailbox: short at first, since most calls take
 # microseconds; long calls are looked at a few hundred times a second.
 SHORTEST_WAIT = 0.00005
 LONGEST_WAIT = 0.002
-# After this long without an answer, ask QEMU whether the hvCPU still lives.
+# After this long without an answer, ask QEMU whether the hvCPU still lives: early in a call,
+# for it may have been dead before, and then every second.
+HEALTH_FIRST = 0.05
 HEALTH_EVERY = 1.0
 CANCEL_GRACE = patient(10.0)
 CALL_SECONDS = patient(30.0)
@@ -68,17 +70,14 @@ class Hvcpu:
         self.qmp = qmp
         self.number = number
         self._grace = grace
+        self._rings = rings
         self.mailbox: Mailbox = rings.mailbox(number)
         self.ring: Ring = rings.ring(number)
         self._death: Event | None = None
 
     def wake(self) -> None:
-        """Let a parked hvCPU look at its mailbox. Raises CpcError (4) if it is dead."""
-        try:
-            self.qmp.execute("cpc-wake", id=self.number)
-        except QmpError:
-            self._check_health()
-            raise
+        """Let a parked hvCPU look at its mailbox; of a dead one a call finds out."""
+        self._rings.wake(self.number)
 
     @property
     def grace(self) -> float:
@@ -186,7 +185,7 @@ class Hvcpu:
         rewake: bool = False,
     ) -> bool:
         pause = SHORTEST_WAIT
-        health = time.monotonic() + HEALTH_EVERY
+        health = time.monotonic() + HEALTH_FIRST
         stopping = False
         while not self.mailbox.done(request):
             work = pump() if pump else False

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -275,12 +276,18 @@ class Ring:
         self._quads[self._head] = self.head + count
 
 
+def doorbell(path: Path) -> Path:
+    """The FIFO beside a ring file; QEMU wakes the hvCPUs whose numbers are written to it."""
+    return path.with_name(f"{path.name}.bell")
+
+
 class RingFile:
     """A mapped ring file. Make it with create() or open(); close() when done."""
 
-    def __init__(self, path: Path, mapping: mmap.mmap, layout: Layout) -> None:
+    def __init__(self, path: Path, mapping: mmap.mmap, layout: Layout, bell: int) -> None:
         self.path = path
         self.layout = layout
+        self._bell = bell
         self._mapping = mapping
         self._raw = memoryview(mapping)
         self._words = self._raw[: layout.data_offset].cast("I")
@@ -303,10 +310,11 @@ class RingFile:
     def create(cls, path: Path, layout: Layout) -> RingFile:
         """Make a new ring file of zeros, with its memory reserved.
 
-        Raises CpcError (3) when there is no room for it, and (1) when a file
-        is there already.
+        Its doorbell comes with it. Raises CpcError (3) when there is no room for it,
+        and (1) when a file is there already.
         """
         try:
+            os.mkfifo(doorbell(path), 0o600)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise CpcError(f"cannot create the ring file {path}", cause=reason(error)) from error
@@ -317,6 +325,7 @@ class RingFile:
             mapping = mmap.mmap(fd, layout.size)
         except OSError as error:
             path.unlink()
+            doorbell(path).unlink()
             raise CpcError(
                 f"no room for the ring file {path} ({layout.size >> 20} MiB)",
                 exit_code=ExitCode.REFUSED,
@@ -325,7 +334,7 @@ class RingFile:
             ) from error
         finally:
             os.close(fd)
-        return cls(path, mapping, layout)
+        return cls(path, mapping, layout, _open_bell(path))
 
     @classmethod
     def open(cls, path: Path) -> RingFile:
@@ -347,7 +356,13 @@ class RingFile:
             mapping = mmap.mmap(fd, layout.size)
         finally:
             os.close(fd)
-        return cls(path, mapping, layout)
+        return cls(path, mapping, layout, _open_bell(path))
+
+    def wake(self, hvcpu: int) -> None:
+        """Ring for a parked hvCPU. Says nothing of whether it lives, or QEMU does."""
+        # A full FIFO holds wakes that QEMU has not come to yet; callers ring again.
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._bell, bytes([hvcpu]))
 
     def mailbox(self, hvcpu: int) -> Mailbox:
         """The mailbox of an hvCPU."""
@@ -359,6 +374,9 @@ class RingFile:
 
     def close(self) -> None:
         """Unmap. Views handed out keep the mapping alive until they go."""
+        if self._bell >= 0:
+            os.close(self._bell)
+            self._bell = -1
         with contextlib.suppress(BufferError):
             for ring in self._rings:
                 ring.data.release()
@@ -372,6 +390,28 @@ class RingFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _open_bell(path: Path) -> int:
+    """For reading as well, so that it opens and stays whole without QEMU. Raises CpcError (4)."""
+    bell = doorbell(path)
+    try:
+        fd = os.open(bell, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise _no_bell(bell, reason(error)) from error
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise _no_bell(bell, "it is not a FIFO")
+    return fd
+
+
+def _no_bell(bell: Path, cause: str) -> CpcError:
+    return CpcError(
+        f"the doorbell {bell} cannot be opened",
+        exit_code=ExitCode.UNREACHABLE,
+        cause=cause,
+        hint="restart the VM: without its doorbell no hvCPU can be woken",
+    )
 
 
 def _checked(path: Path, page: bytes, size: int) -> Layout:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cpcctl.host.shm import Layout
+from cpcctl.host.shm import Layout, doorbell
 from cpcctl.snp import definition as snp
 from cpcctl.snp.definition import Snp
 from cpcctl.vm.spec import Disk, Nic, VmSpec
@@ -150,12 +150,14 @@ def _virtio(spec: VmSpec) -> str:
 def _cpc(spec: VmSpec, launch: Launch) -> list[str]:
     ring = _quoted(launch.run / "ring")
     device = f"cpc,id=cpc,firmware={_quoted(launch.firmware)},shm=cpc-shm"
-    device += f",ring-size={spec.ring_size}"
+    device += f",ring-size={spec.ring_size},doorbell=cpc-bell"
     if launch.incoming:
         device += ",incoming=on"
     return [
         "-object",
         f"memory-backend-file,id=cpc-shm,mem-path={ring},size={layout(spec).size},share=on",
+        "-chardev",
+        f"pipe,id=cpc-bell,path={_quoted(doorbell(launch.run / 'ring'))}",
         "-device",
         device,
     ]

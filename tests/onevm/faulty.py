@@ -17,7 +17,7 @@ import pytest
 from cpcctl import abi
 from cpcctl.host.firmware import Hvcpu
 from cpcctl.host.qmp import Qmp
-from cpcctl.host.shm import CallError, Layout, RingFile
+from cpcctl.host.shm import CallError, Layout, RingFile, doorbell
 from tests import accel
 from tests.patience import patient
 
@@ -89,7 +89,9 @@ def started(built: Any, image: Path, folder: Path) -> Iterator[Machine]:
         "-object",
         f"memory-backend-file,id=ring,share=on,size={layout.size},mem-path={rings.path}",
     ]
-    command += ["-device", f"cpc,firmware={image / 'cpc-firmware.bin'},shm=ring,ring-size=2M"]
+    command += ["-chardev", f"pipe,id=bell,path={doorbell(rings.path)}"]
+    device = f"cpc,firmware={image / 'cpc-firmware.bin'},shm=ring,ring-size=2M,doorbell=bell"
+    command += ["-device", device]
     command += ["-qmp", f"unix:{folder / 'qmp'},server=on,wait=off"]
     port = folder / "port"
     command += ["-qtest", f"unix:{port},server=on,wait=off", "-qtest-log", "none"]

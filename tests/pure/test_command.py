@@ -68,10 +68,10 @@ def test_an_emulated_guest_and_a_real_one_differ_in_the_accelerator_and_hvcpus()
         command(spec.read({"name": "a", "memory": "512M", **CASES["snp"], "accel": accel}), LAUNCH)
         for accel in ("tcg", "kvm")
     )
-    extra = [word for word in emulated if "cpc-shm" in word]
-    assert len(extra) == 2
+    extra = [word for word in emulated if "cpc-shm" in word or "cpc-bell" in word]
+    assert len(extra) == 3
     rest = [word.replace(",hvcpu-max=4", "") for word in emulated if word not in extra]
-    for word in ("-object", "-device"):
+    for word in ("-object", "-chardev", "-device"):
         rest.remove(word)
     rest[rest.index("tcg,thread=multi")] = "kvm"
     assert sorted(rest) == sorted(real)

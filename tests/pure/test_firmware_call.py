@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from cpcctl.errors import CpcError
 from cpcctl.host import firmware
 from cpcctl.host.firmware import Hvcpu
 from cpcctl.host.qmp import Qmp
-from cpcctl.host.shm import CallError, Layout, RingFile
+from cpcctl.host.shm import CallError, Layout, RingFile, doorbell
 
 
 class FakeFirmware:
@@ -32,16 +33,20 @@ class FakeFirmware:
         self.script: Callable[[FakeFirmware], tuple[int, bytes]] = lambda _: (abi.S_OK, b"")
         self.hvcpu_state = "parked"
         self._ended = False
-        server.handlers["cpc-wake"] = self._wake
+        self._bell = os.open(doorbell(path), os.O_RDWR)
         server.handlers["query-cpc"] = lambda _: {
             "hvcpus": [{"id": 0, "state": self.hvcpu_state, "reason": "triple fault"}]
         }
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
-    def _wake(self, _: Any) -> dict[str, Any]:
-        self.woken.set()
-        return {}
+    def _listen(self) -> None:
+        """As QEMU does; 255 is nobody's number and ends it."""
+        while (rung := os.read(self._bell, 1)) != b"\xff":
+            if rung == b"\0":
+                self.woken.set()
 
     def park(self, state: int = abi.STATE_PARKED) -> None:
         """Sleep until woken, as the MMIO write does."""
@@ -73,8 +78,11 @@ class FakeFirmware:
         """Stop the thread."""
         self._ended = True
         self.woken.set()
-        self._thread.join(5)
-        assert not self._thread.is_alive()
+        os.write(self._bell, b"\xff")
+        for thread in (self._thread, self._listener):
+            thread.join(5)
+            assert not thread.is_alive()
+        os.close(self._bell)
         self.rings.close()
 
 
