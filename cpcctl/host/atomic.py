@@ -25,14 +25,15 @@ def update(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | OURS, 0o600)
 
 
-def write_new(path: Path, data: bytes) -> None:
-    """A new file with that content, on the disk. :raise OSError: nothing is left of it."""
+def write_new(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """A new file with that content; durable: on the disk. :raise OSError: nothing is left of it."""
     fd = create(path)
     try:
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
-        os.fsync(fd)
+        if durable:
+            os.fsync(fd)
     except OSError:
         with contextlib.suppress(OSError):
             path.unlink()
@@ -41,19 +42,21 @@ def write_new(path: Path, data: bytes) -> None:
         os.close(fd)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write so that a reader sees the old content or the new, also after a
-    crash. Raises OSError and leaves the old content."""
+def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write so that a reader sees the old content or the new; durable: also after a
+    crash of this host. Raises OSError and leaves the old content."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     # Of a process that had our number and died while it wrote.
     temporary.unlink(missing_ok=True)
-    write_new(temporary, data)
+    write_new(temporary, data, durable=durable)
     try:
         temporary.rename(path)
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+    if not durable:
+        return
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)

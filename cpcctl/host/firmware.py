@@ -15,9 +15,11 @@ from cpcctl.host.qmp import Event, Qmp
 from cpcctl.host.shm import CallError, Mailbox, Reply, Ring, RingFile
 
 # Waits between looks at the mailbox: short at first, since most calls take
-# microseconds; long calls are looked at a few hundred times a second.
+# microseconds, then that part of the time the call has taken so far, for each look
+# takes processor time from the hvCPU.
 SHORTEST_WAIT = 0.00005
-LONGEST_WAIT = 0.002
+LONGEST_WAIT = 0.02
+WAIT_PART = 0.02
 # After this long without an answer, ask QEMU whether the hvCPU still lives: early in a call,
 # for it may have been dead before, and then every second.
 HEALTH_FIRST = 0.05
@@ -184,8 +186,8 @@ class Hvcpu:
         cancelled: Callable[[], bool] | None,
         rewake: bool = False,
     ) -> bool:
-        pause = SHORTEST_WAIT
-        health = time.monotonic() + HEALTH_FIRST
+        busy = time.monotonic()
+        health = busy + HEALTH_FIRST
         stopping = False
         while not self.mailbox.done(request):
             work = pump() if pump else False
@@ -203,11 +205,10 @@ class Hvcpu:
                 self._check_health()
                 health = now + HEALTH_EVERY
             if work:
-                pause = SHORTEST_WAIT
+                busy = now
                 continue
             self._check_dead_event()
-            time.sleep(pause)
-            pause = min(pause * 2, LONGEST_WAIT)
+            time.sleep(min(max((now - busy) * WAIT_PART, SHORTEST_WAIT), LONGEST_WAIT))
         return True
 
     def _give_up(self, request: int) -> None:

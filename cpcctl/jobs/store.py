@@ -111,10 +111,13 @@ class Job:
         self.save()
 
     def progress(self, **values: Any) -> None:
-        """Note how far it is. A full disk does not stop a running job."""
+        """Note how far it is. A full disk does not stop a running job.
+
+        Not forced to the disk: it is of use only while this host is up.
+        """
         self.record.progress.update(values)
         with contextlib.suppress(CpcError):
-            self._store.save(self.record, use_reserve=False)
+            self._store.save(self.record, use_reserve=False, durable=False)
 
     def save(self) -> None:
         """Save the record, from the reserve if need be. Raises CpcError (3)."""
@@ -240,14 +243,14 @@ class JobStore:
                 records.append(record)
         return records, damaged
 
-    def save(self, record: Record, *, use_reserve: bool) -> None:
+    def save(self, record: Record, *, use_reserve: bool, durable: bool = True) -> None:
         """Write a job file. Raises CpcError (3) when the disk is full."""
         record.updated = _now()
         data = json.dumps(asdict(record), indent=1).encode()
         path = self._path(record.id)
         try:
             try:
-                write_atomic(path, data)
+                write_atomic(path, data, durable=durable)
             except OSError as error:
                 if not use_reserve or error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise

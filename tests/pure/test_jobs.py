@@ -144,10 +144,10 @@ def test_a_disk_that_fills_up_later_does_not_lose_the_result(
     assert reserve.stat().st_blocks * 512 >= jobs.RESERVE
     real = write_atomic
 
-    def only_with_room(path: Path, data: bytes) -> None:
+    def only_with_room(path: Path, data: bytes, *, durable: bool = True) -> None:
         if reserve.exists():
             full()
-        real(path, data)
+        real(path, data, durable=durable)
 
     monkeypatch.setattr("cpcctl.jobs.store.write_atomic", only_with_room)
     job.progress(bytes_sent=1)
