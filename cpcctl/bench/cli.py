@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--repeat",
-        type=int,
+        type=arguments.whole(1, 1000),
         default=3,
         metavar="N",
         help="migrations of each kind (default: 3)",
@@ -46,8 +46,6 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
                 exit_code=ExitCode.USAGE,
                 hint="--scenario " + ",".join(SCENARIOS),
             )
-    if not 1 <= args.repeat <= 1000:
-        raise CpcError("--repeat must be 1 to 1000", exit_code=ExitCode.USAGE)
     parts = Parts.of(ctx.settings).choose(ctx.settings, args.accel, ctx.out.note)
     environment = parts.environment(ctx.settings.firmware)
     try:

@@ -9,12 +9,16 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from cpcctl import abi
+from cpcctl.cli import arguments
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.qmp import Qmp
 from cpcctl.host.state import Folders, VmLock
 from cpcctl.ui.context import Context
 from cpcctl.ui.output import table
 from cpcctl.vm import command, lifecycle
+
+NUMBER = arguments.whole(0, abi.HVCPU_LIMIT - 1)
 
 
 def _vm(parser: argparse.ArgumentParser) -> None:
@@ -55,14 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of hvcpu add."""
     _vm(parser)
     parser.add_argument(
-        "--count", type=int, default=1, metavar="N", help="how many to add (default: 1)"
+        "--count", type=arguments.whole(1, abi.HVCPU_LIMIT), default=1, metavar="N",
+        help="how many to add (default: 1)",
     )
 
 
 def add_run(args: argparse.Namespace, ctx: Context) -> int:
     """Activate hvCPUs; all of them or none."""
-    if args.count < 1:
-        raise CpcError("--count must be at least 1", exit_code=ExitCode.USAGE)
     with _locked(args, ctx, "hvcpu add") as vm, vm.qmp() as qmp:
         room = qmp.require_cpc()["hvcpu-max"] - len(_active(qmp))
         if args.count > room:
@@ -88,7 +91,7 @@ def add_run(args: argparse.Namespace, ctx: Context) -> int:
 def remove_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of hvcpu remove."""
     _vm(parser)
-    parser.add_argument("id", type=int, metavar="ID", help="number of the hvCPU")
+    parser.add_argument("id", type=NUMBER, metavar="ID", help="number of the hvCPU")
 
 
 def remove_run(args: argparse.Namespace, ctx: Context) -> int:
@@ -145,7 +148,8 @@ def ping_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of hvcpu ping."""
     _vm(parser)
     parser.add_argument(
-        "id", type=int, nargs="?", metavar="ID", help="number of the hvCPU (default: all)"
+        "id", type=NUMBER, nargs="?", metavar="ID",
+        help="number of the hvCPU (default: all)",
     )
 
 

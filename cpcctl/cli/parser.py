@@ -9,6 +9,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from cpcctl.cli import arguments
 from cpcctl.cli.verbs import GROUPS, VERBS, Verb
 from cpcctl.config.settings import FORMATS, PROGRESS
 from cpcctl.errors import CpcError, ExitCode, quoted
@@ -102,6 +103,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
             dest=setting,
             choices=choices,
             metavar=metavar,
+            type=arguments.path if metavar else str,
             default=argparse.SUPPRESS,
             help=text,
         )

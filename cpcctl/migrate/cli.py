@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cpcctl.errors import CpcError, ExitCode, quoted, reason
+from cpcctl.cli import arguments
+from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.migrate.options import Options
 from cpcctl.ui.check import Check, Row
 from cpcctl.ui.context import Context
@@ -29,15 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ticket-file", metavar="FILE", help="read the ticket from FILE"
     )
     parser.add_argument(
-        "--bandwidth", type=positive, metavar="MIB",
+        "--bandwidth", type=arguments.mebibytes, metavar="MIB",
         help="send at most so many MiB a second (default: no limit)",
     )
     parser.add_argument(
-        "--max-downtime", type=positive, default=300.0, metavar="MS",
+        "--max-downtime", type=arguments.milliseconds, default=300.0, metavar="MS",
         help="switch over when the guest would pause at most so long (default: 300)",
     )
     parser.add_argument(
-        "--timeout", type=positive, metavar="SECONDS",
+        "--timeout", type=arguments.seconds, metavar="SECONDS",
         help="how long it may take (default: no limit)",
     )
     parser.add_argument(
@@ -45,11 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="then cancel, or stop the guest and finish the copy (default: cancel)",
     )
     parser.add_argument(
-        "--peer-timeout", type=positive, default=10.0, metavar="SECONDS",
+        "--peer-timeout", type=arguments.seconds, default=10.0, metavar="SECONDS",
         help="silence after which the other host counts as lost (default: 10)",
     )
     parser.add_argument(
-        "--streams", type=int, default=0, metavar="N",
+        "--streams", type=arguments.whole(0, 16), default=0, metavar="N",
         help="hvCPUs to use on each side (default: all that both have)",
     )
     parser.add_argument(
@@ -58,17 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--detach", action="store_true", help="print the job's id and do not wait for it"
     )
-
-
-def positive(text: str) -> float:
-    """A finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a number") from None
-    if not math.isfinite(value) or value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
-    return value
 
 
 def read_ticket(name: str, word: str | None, file: str | None, ctx: Context) -> Ticket:
@@ -112,8 +101,6 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     from cpcctl.migrate import follow, recover
     from cpcctl.vm import lifecycle, protection
 
-    if not 0 <= args.streams <= 16:
-        raise CpcError("--streams must be 0 to 16", exit_code=ExitCode.USAGE)
     ticket = read_ticket(args.vm, args.ticket, args.ticket_file, ctx)
     options = Options(
         bandwidth=args.bandwidth * (1 << 20) if args.bandwidth else None,
