@@ -42,7 +42,7 @@ static int memory_file(const char *name, uint64_t size)
     return fd;
 }
 
-static void make_shm(struct host_machine *machine, uint64_t max_pages)
+static void make_shm(struct host_machine *machine, int file, uint64_t max_pages)
 {
     struct cpc_boot_info *boot = &machine->boot;
     uint64_t ring = boot->ring_size;
@@ -51,7 +51,7 @@ static void make_shm(struct host_machine *machine, uint64_t max_pages)
     machine->data_offset = (CPC_SHM_BITMAP + max_pages / 8 + CPC_SHM_ALIGN - 1) &
                            ~(uint64_t)(CPC_SHM_ALIGN - 1);
     boot->shm_size = machine->data_offset + boot->hvcpu_max * ring;
-    machine->shm_fd = memory_file("cpc-ring", boot->shm_size);
+    machine->shm_fd = file != 0 ? file : memory_file("cpc-ring", boot->shm_size);
     machine->shm = map(machine->shm_fd, boot->shm_size, 0, NULL);
     for (uint32_t i = 0; i < boot->hvcpu_max; i++) {
         int64_t offset = (int64_t)(machine->data_offset + i * ring);
@@ -95,7 +95,8 @@ struct host_machine *host_machine_new(const struct host_layout *layout)
     struct host_machine *machine = calloc(1, sizeof(*machine));
     must(machine != NULL, "calloc");
     struct cpc_boot_info *boot = &machine->boot;
-    uint64_t max_pages = make_regions(machine, layout);
+    uint64_t flat = make_regions(machine, layout);
+    uint64_t max_pages = layout->max_pages != 0 ? layout->max_pages : flat;
     bool snp = layout->snp || host_all_snp;
     /* An SEV-SNP guest has all of its gvCPUs from the start. */
     uint32_t gvcpu_max = snp ? layout->gvcpus : layout->gvcpu_max;
@@ -109,7 +110,7 @@ struct host_machine *host_machine_new(const struct host_layout *layout)
     boot->ring_size = layout->ring_size;
     boot->max_pages = max_pages;
     boot->incoming = layout->incoming;
-    make_shm(machine, max_pages);
+    make_shm(machine, layout->shm_fd, max_pages);
 
     uint64_t vmsas = (uint64_t)gvcpu_max * CPC_VMSA_STRIDE;
     uint64_t tables = CPC_TABLES_BYTES(max_pages, layout->hvcpus);

@@ -65,6 +65,8 @@ struct host_machine {
     bool no_entropy;
     void (*on_entropy)(struct host_machine *machine);   /* before each word */
     bool crash_hvcpu;                    /* who asks for its hvCPU's number faults, once */
+    /* Before gvCPUs stop (true) or start; what it answers but CPC_P_OK refuses. */
+    uint32_t (*on_freeze)(struct host_machine *machine, bool frozen);
     uint32_t fail[HOST_PCALLS];          /* answer of that platform call */
     bool crash[HOST_PCALLS];             /* the call faults instead */
     /* runs in the hvCPU's place of sleeping, where a test has no threads */
@@ -81,6 +83,8 @@ struct host_layout {
     bool incoming;
     bool snp;
     uint64_t ring_size;
+    int shm_fd;              /* the ring file, handed over; 0: one of its own */
+    uint64_t max_pages;      /* that it has room for; 0: what the regions have */
     uint32_t regions;
     struct {
         const char *name;

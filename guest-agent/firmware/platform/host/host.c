@@ -113,10 +113,14 @@ static uint32_t set_frozen(uint32_t pcall, bool frozen)
     }
     pthread_rwlock_wrlock(&host_machine->gvcpus_run);
     if (host_machine->frozen != frozen) {
+        status = host_machine->on_freeze != NULL
+                     ? host_machine->on_freeze(host_machine, frozen)
+                     : CPC_P_OK;
+    }
+    if (status == CPC_P_OK) {
         host_machine->frozen = frozen;
         host_machine->releases += !frozen;
         host_machine->device_known = false;
-        status = CPC_P_OK;
     }
     pthread_rwlock_unlock(&host_machine->gvcpus_run);
     return status;
