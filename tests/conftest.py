@@ -75,7 +75,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.vm)
         if folder == "twohosts":
             item.add_marker(pytest.mark.twohosts)
-        if folder in ("twohosts", "snp"):
+        if folder in ("twohosts", "snp", "recovery"):
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.slow)
