@@ -98,7 +98,7 @@ def from_document(document: object, source: str) -> dict[str, str]:
             raise unknown_key(source, key if isinstance(key, str) else quoted(key), NAMES)
         if not isinstance(value, str) or not value:
             raise CpcError(f"{source}: {key} must be a text", exit_code=ExitCode.USAGE)
-    return dict(document)
+    return {key: str(value) for key, value in document.items()}
 
 
 def resolve(layers: Iterable[Mapping[str, str | None]]) -> Settings:

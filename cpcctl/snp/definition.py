@@ -106,7 +106,7 @@ def _base64(size: int) -> Callable[[str, Any], str]:
             raise refused(where, "is not base64")
         if len(found) != size:
             raise refused(where, f"has {len(found)} bytes, not {size}")
-        return value
+        return str(value)
 
     return read
 

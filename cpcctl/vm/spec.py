@@ -118,13 +118,13 @@ def _changed(part: Disk | Nic) -> dict[str, Any]:
 def _name(where: str, value: Any) -> str:
     if not isinstance(value, str) or not NAME.fullmatch(value):
         raise refused(where, f"{quoted(value)} is not 1 to 48 letters, digits, '.', '_' and '-'")
-    return value
+    return str(value)
 
 
 def _machine(where: str, value: Any) -> str:
     if not isinstance(value, str) or not MACHINE.fullmatch(value):
         raise refused(where, f"{quoted(value)} is neither pc, q35 nor one like pc-q35-10.0")
-    return value
+    return str(value)
 
 
 def _cpu(where: str, value: Any) -> str:
@@ -139,7 +139,7 @@ def _cpu(where: str, value: Any) -> str:
 def _tap(where: str, value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", value):
         raise refused(where, f"{quoted(value)} is not the name of a network device")
-    return value
+    return str(value)
 
 
 DISK: dict[str, Reader] = {

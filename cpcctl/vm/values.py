@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from cpcctl.config.plain import Plain
 from cpcctl.config.settings import unknown_key
 from cpcctl.errors import CpcError, ExitCode, quoted
 
@@ -38,13 +39,20 @@ def text_size(count: int) -> str:
     return f"{count >> 10}K"
 
 
+WHOLE = re.compile(r"0|[1-9][0-9]{0,19}|0x[0-9a-fA-F]{1,16}")
+BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
 def integer(low: int, high: int) -> Reader:
     """A reader of whole numbers in low..high."""
 
     def read(where: str, value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        found = value
+        if isinstance(value, Plain) and WHOLE.fullmatch(value):
+            found = int(value, 0)
+        if not isinstance(found, int) or isinstance(found, bool) or not low <= found <= high:
             raise refused(where, f"{quoted(value)} is not a whole number in {low}..{high}")
-        return value
+        return found
 
     return read
 
@@ -53,7 +61,7 @@ def text(where: str, value: Any) -> str:
     """A text of one line, not empty."""
     if not isinstance(value, str) or not value or not value.isprintable() or len(value) > 4096:
         raise refused(where, f"{quoted(value)} is not a text of one line")
-    return value
+    return str(value)
 
 
 def path(where: str, value: Any) -> str:
@@ -66,6 +74,8 @@ def path(where: str, value: Any) -> str:
 
 def boolean(where: str, value: Any) -> bool:
     """true or false."""
+    if isinstance(value, Plain) and value.lower() in BOOLEANS:
+        return BOOLEANS[value.lower()]
     if not isinstance(value, bool):
         raise refused(where, f"{quoted(value)} is neither true nor false")
     return value
@@ -77,7 +87,7 @@ def choice(*allowed: str) -> Reader:
     def read(where: str, value: Any) -> str:
         if value not in allowed or not isinstance(value, str):
             raise refused(where, f"{quoted(value)} is not one of {', '.join(allowed)}")
-        return value
+        return str(value)
 
     return read
 
