@@ -14,6 +14,7 @@ import pytest
 
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
+from cpcctl.host import life
 from cpcctl.host.folders import make_folder
 from cpcctl.host.process import ProcessId
 from cpcctl.host.qmp import QmpGone
@@ -23,6 +24,7 @@ from cpcctl.migrate import destination, receiving
 from cpcctl.migrate.destination import Destination
 from cpcctl.migrate.messages import Abort, Prepare
 from cpcctl.migrate.order import Stage
+from cpcctl.qemu import watcher
 from cpcctl.ui.context import Context
 from cpcctl.ui.output import Output
 from cpcctl.vm import lifecycle
@@ -81,11 +83,11 @@ def qemu_that_ended(settings: Settings, said: str, how: str) -> lifecycle.Vm:
         make_folder(folder)
     paths.log.write_text(said)
     paths.definition.write_text("name: t\nmemory: 64M\n")
-    child = subprocess.Popen([sys.executable, "-c", how])
-    process = ProcessId.of(child.pid)
-    assert process is not None
-    child.wait()
-    return lifecycle.Vm("t", VmSpec("t", 64 << 20), paths, process, [], settings.host, child)
+    with life.lock(paths.life) as fd:
+        child = watcher.start([sys.executable, "-c", how], paths.log, (fd,))
+    vm = lifecycle.Vm("t", VmSpec("t", 64 << 20), paths, child.qemu, [], "host-b", child.shell)
+    assert vm.wait_gone(10)
+    return vm
 
 
 def test_a_vm_started_meanwhile_is_left_alone(
@@ -114,9 +116,9 @@ def test_a_vm_started_meanwhile_is_left_alone(
     ("said", "how", "cause"),
     [
         ("x: warning: noise\nassertion failed\n", "import os; os.abort()",
-         "it was killed by signal 6\nassertion failed"),
-        ("", "import os; os.kill(os.getpid(), 9)", "it was killed by signal 9"),
-        (f"{'old ' * 2000}\nlast\n", "raise SystemExit(1)", "it ended with status 1\n"),
+         "QEMU crashed (SIGABRT)\nassertion failed"),
+        ("", "import os; os.kill(os.getpid(), 9)", "QEMU was killed (SIGKILL)"),
+        (f"{'old ' * 2000}\nlast\n", "raise SystemExit(1)", "QEMU ended with exit status 1\n"),
     ],
 )
 def test_a_dead_qemus_last_words_are_in_the_error(
@@ -150,7 +152,7 @@ def test_a_qemu_that_lives_and_does_not_answer(
     try:
         process = ProcessId.of(child.pid)
         assert process is not None
-        vm.process = process
+        vm.process, vm.child = process, None
 
         def gone() -> bytes:
             raise QmpGone("QEMU of VM t did not answer stop within 60 s", None, "host-b")
