@@ -145,7 +145,8 @@ def problems(found: Findings) -> list[str]:
         (client["operations"] == 0, "the client did nothing"),
         (capture.hits > 0, "the secret crossed the network"),
         (found.ring_hits > 0, "the secret was in a ring"),
-        (capture.missed > 0, f"the capture missed {capture.missed} packets, so it proves nothing"),
+        (capture.missed > 0, f"the capture missed {capture.missed} packets, so it proves nothing: "
+         "this machine is too busy or has too little free memory; end other programs, try again"),
         (capture.bytes < moved, "the capture saw less than was sent, so it proves nothing"),
         (found.ring_passes == 0, "no ring file was looked at, so nothing is proven about it"),
         (found.control.hits == 0, "the check did not find the secret in a plaintext migration"),
