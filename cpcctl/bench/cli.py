@@ -37,6 +37,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     from cpcctl.demo.console import ConsoleError
     from cpcctl.demo.hosts import NoNamespaces
     from cpcctl.demo.scene import Parts
+    from cpcctl.ui.ticker import Ticker
 
     names = args.scenario.split(",")
     for name in names:
@@ -49,14 +50,15 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     parts = Parts.of(ctx.settings).choose(ctx.settings, args.accel, ctx.out.note)
     environment = parts.environment(ctx.settings.firmware)
     try:
-        results = bench.run(
-            ctx.settings.cache_dir,
-            environment,
-            parts,
-            [SCENARIOS[name] for name in names],
-            args.repeat,
-            ctx.out.note,
-        )
+        with Ticker(ctx.out.stderr, ctx.settings.progress) as shown:
+            results = bench.run(
+                ctx.settings.cache_dir,
+                environment,
+                parts,
+                [SCENARIOS[name] for name in names],
+                args.repeat,
+                shown.doing,
+            )
     except NoNamespaces as error:
         raise CpcError(
             "bench needs network namespaces",

@@ -59,13 +59,15 @@ def _play(ctx: Context, parts: Parts) -> Findings:
     from cpcctl.demo import local
     from cpcctl.demo import run as demo
     from cpcctl.demo.hosts import NoNamespaces, World
+    from cpcctl.ui.ticker import Ticker
 
     settings = parts.environment(ctx.settings.firmware)
-    try:
-        world = World(ctx.settings.cache_dir, settings)
-    except NoNamespaces as error:
-        ctx.out.note(f"no namespaces for this user ({error}): using a user-mode network")
-        with local.LocalPlace(ctx.settings.cache_dir, settings) as place:
-            return local.run(place, parts, ctx.out.note)
-    with world:
-        return demo.run(world, parts, ctx.out.note)
+    with Ticker(ctx.out.stderr, ctx.settings.progress) as shown:
+        try:
+            world = World(ctx.settings.cache_dir, settings)
+        except NoNamespaces as error:
+            shown.say(f"no namespaces for this user ({error}): using a user-mode network")
+            with local.LocalPlace(ctx.settings.cache_dir, settings) as place:
+                return local.run(place, parts, shown)
+        with world:
+            return demo.run(world, parts, shown)

@@ -6,11 +6,13 @@ from __future__ import annotations
 import re
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cpcctl.config.patience import patient
 
 READY = "CPC-READY"
+FAILED = "CPC-FAILED"
 CONNECT_SECONDS = patient(10.0)
 COMMAND_SECONDS = patient(120.0)
 
@@ -53,16 +55,22 @@ class Console:
             raise ConsoleError(f"{command}: exit status {found[1]}: {output.strip()[-2000:]}")
         return output
 
-    def wait_ready(self, log: Path, timeout: float) -> None:
+    def wait_ready(
+        self, log: Path, timeout: float, seen: Callable[[str], None] = lambda text: None
+    ) -> None:
         """Until the guest has said in its console log that all has started.
 
-        Raises ConsoleError when it has not in time, or QEMU is gone.
+        seen: is given that log each time that it is looked at. Raises ConsoleError when a job
+        failed, when the guest is not ready in time, or QEMU is gone.
         """
         end = time.monotonic() + timeout
         while True:
             text = log.read_text(errors="replace") if log.exists() else ""
+            if FAILED in text:
+                raise ConsoleError(f"a job failed in the guest: {text[-2000:]}")
             if READY in text:
                 return
+            seen(text)
             if time.monotonic() > end:
                 raise ConsoleError(f"the guest is not ready after {timeout:g} s: {text[-2000:]}")
             if not self._read_for(0.05):

@@ -86,11 +86,16 @@ class Host:
         return self.world.popen(self.name, argv, env=self.environment, **options)
 
     def run(
-        self, argv: Sequence[str], *, timeout: float = VERB_SECONDS, input_text: str | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float = VERB_SECONDS,
+        input_text: str | None = None,
+        stderr: int | None = subprocess.PIPE,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command here to its end. Raises subprocess.TimeoutExpired."""
         with self.popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
         ) as process:
             try:
                 out, err = process.communicate(input_text, timeout=timeout)
@@ -100,9 +105,13 @@ class Host:
                 raise
         return subprocess.CompletedProcess(list(argv), process.returncode, out, err)
 
-    def cpcctl(self, *argv: str, timeout: float = VERB_SECONDS) -> subprocess.CompletedProcess[str]:
+    def cpcctl(
+        self, *argv: str, timeout: float = VERB_SECONDS, stderr: int | None = subprocess.PIPE
+    ) -> subprocess.CompletedProcess[str]:
         """Run this checkout's cpcctl here."""
-        return self.run([sys.executable, "-m", "cpcctl", *argv], timeout=timeout)
+        return self.run(
+            [sys.executable, "-m", "cpcctl", *argv], timeout=timeout, stderr=stderr
+        )
 
 
 def kill(process: subprocess.Popen[str], number: int) -> None:

@@ -32,10 +32,10 @@ from cpcctl.demo.hosts import (
 from cpcctl.demo.relay import Relay
 from cpcctl.demo.report import Findings, Watched
 from cpcctl.demo.scan import RingScanner
-from cpcctl.demo.scene import Guest, Parts, call, cmdline, definition, hvcpu_count
+from cpcctl.demo.scene import USER_ADDRESS, Guest, Parts, call, cmdline
 from cpcctl.link import ticket
+from cpcctl.ui.ticker import Ticker
 
-USER_ADDRESS = "10.0.2.15"
 NETWORK = "user mode, no namespaces; the client works inside the guest"
 
 
@@ -103,21 +103,23 @@ def client_count(guest: Guest, host: Host) -> int:
         return int(console.run("cat /run/cpc/client.count"))
 
 
-def run(place: LocalPlace, parts: Parts, say: demo.Say) -> Findings:
+def run(place: LocalPlace, parts: Parts, shown: Ticker) -> Findings:
     """The whole demonstration. Raises CpcError where a cpcctl command fails."""
     secret = demo.fresh_secret()
-    readings = demo.side_by_side(place, parts, say)
-    say("control: the same check on QEMU's own plaintext migration")
-    seen = control(place, parts, secret)
-    what = demo.described(parts)
-    say(f"starting a {demo.MEMORY_MIB} MiB {what}; Redis in it fills {demo.LOAD_MIB} MiB")
+
+    def compare() -> demo.Before:
+        readings = demo.side_by_side(place, parts, shown.say)
+        shown.say("control: the same check on QEMU's own plaintext migration")
+        return readings, control(place, parts, secret)
+
+    shown.doing(
+        f"starting a {demo.MEMORY_MIB} MiB {demo.described(parts)}; Redis in it fills "
+        f"{demo.LOAD_MIB} MiB"
+    )
     jobs = f"redis,secret:{secret},load:{demo.LOAD_MIB},client"
-    append = cmdline(jobs, USER_ADDRESS)
-    spec = definition("demo", parts, append, demo.MEMORY_MIB, hvcpu_count(), None)
-    guest = Guest(place, spec)
-    status = guest.start(place.a)
-    guest.wait_ready(place.a)
-    before = demo.digest(guest, place.a)
+    guest, status, before, (readings, seen) = demo.start(
+        place, parts, jobs, None, shown, demo.Beside(compare)
+    )
     scanner = RingScanner(guest.ring(place.a), secret.encode())
     scanner.start()
     time.sleep(demo.QUIET_SECONDS)
@@ -128,12 +130,13 @@ def run(place: LocalPlace, parts: Parts, say: demo.Say) -> Findings:
         relays.append(Relay(parsed.port, secret.encode()))
         return dataclasses.replace(parsed, port=relays[0].port).text()
 
-    say("cpcctl migrate demo: host-a to host-b")
+    shown.doing("cpcctl migrate demo: host-a to host-b")
     first = client_count(guest, place.a)
     incoming = demo.IncomingRing(guest, place, secret)
     incoming.start()
     try:
-        migration = guest.migrate(place.a, place.b, via=through)
+        with shown.silent():
+            migration = guest.migrate(place.a, place.b, via=through, bar=shown.terminal)
     finally:
         incoming.join()
         scanners = [scanner, *incoming.scanners]
@@ -147,7 +150,7 @@ def run(place: LocalPlace, parts: Parts, say: demo.Say) -> Findings:
     if told is None:
         raise RuntimeError("the client in the guest did not report")
     total, mismatched, broken, pause = (int(word) for word in told.groups())
-    say("checking the guest's memory from inside")
+    shown.doing("checking the guest's memory from inside")
     after = demo.digest(guest, place.b)
     readings += demo.after_move(place, parts, secret)
     call(place.b, "vm", "stop", "demo", "--force")

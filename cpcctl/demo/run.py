@@ -24,7 +24,8 @@ from cpcctl.demo.report import (
     Watched,
 )
 from cpcctl.demo.scan import RingScanner, wait_for_file
-from cpcctl.demo.scene import Guest, Parts, cmdline, definition, hvcpu_count
+from cpcctl.demo.scene import USER_ADDRESS, Guest, Parts, cmdline, definition, hvcpu_count
+from cpcctl.ui.ticker import Ticker
 
 MEMORY_MIB = 2048
 LOAD_MIB = 500
@@ -32,9 +33,10 @@ CONTROL_MIB = 256
 CONTROL_DOWNTIME_MS = 300
 CONTROL_SECONDS = patient(120.0)
 # How long the client works before and after, so that there is something to compare.
-QUIET_SECONDS = 3.0
+QUIET_SECONDS = 2.0
 
 Say = Callable[[str], None]
+Before = tuple[list[Reading], Watched]
 
 
 def fresh_secret() -> str:
@@ -94,32 +96,85 @@ def after_move(place: Place, parts: Parts, secret: str) -> list[Reading]:
     return reading.moved(place.b, "demo", MOVED_GUEST, MEMORY_MIB, secret.encode())
 
 
-def run(world: World, parts: Parts, say: Say) -> Findings:
+class Beside:
+    """Work in a thread of its own, while the guest boots and fills its memory on one core."""
+
+    def __init__(self, work: Callable[[], Before]) -> None:
+        self._found: Before | None = None
+        self._error: BaseException | None = None
+        # A daemon: where the demo fails meanwhile, its end ends what this waits for.
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def _run(self, work: Callable[[], Before]) -> None:
+        try:
+            self._found = work()
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            self._error = error
+
+    def result(self) -> Before:
+        """What it found, or raises what it raised."""
+        self._thread.join()
+        if self._found is None:
+            raise self._error or RuntimeError("the comparison did not run")
+        return self._found
+
+
+def wait_filled(guest: Guest, host: Host, shown: Ticker) -> None:
+    """Until Redis in the guest holds everything, saying how much it does."""
+
+    def seen(text: str) -> None:
+        filled = re.findall(r"CPC-LOADED (\d+)", text)
+        shown.detail(f"{filled[-1]} of {LOAD_MIB} MiB filled" if filled else "the guest boots")
+
+    guest.wait_ready(host, seen=seen)
+
+
+def start(
+    place: Place, parts: Parts, jobs: str, tap: str | None, shown: Ticker, beside: Beside
+) -> tuple[Guest, dict[str, Any], str, Before]:
+    """Start the guest on host-a and fill it: the guest, its status, the digest of what it
+    holds, and what was found beside that."""
+    append = cmdline(jobs) if tap else cmdline(jobs, USER_ADDRESS)
+    guest = Guest(place, definition("demo", parts, append, MEMORY_MIB, hvcpu_count(), tap))
+    status = guest.start(place.a)
+    wait_filled(guest, place.a, shown)
+    shown.detail("the guest makes a digest of it")
+    before = digest(guest, place.a)
+    shown.detail("the comparison ends")
+    return guest, status, before, beside.result()
+
+
+def run(world: World, parts: Parts, shown: Ticker) -> Findings:
     """The whole demonstration. Raises CpcError where a cpcctl command fails."""
     secret = fresh_secret()
-    readings = side_by_side(world, parts, say)
-    say("control: the same check on QEMU's own plaintext migration")
-    seen = control(world, parts, secret)
-    what = described(parts)
-    say(f"starting a {MEMORY_MIB} MiB {what} on host-a; Redis in it fills {LOAD_MIB} MiB")
+
+    def compare() -> Before:
+        readings = side_by_side(world, parts, shown.say)
+        shown.say("control: the same check on QEMU's own plaintext migration")
+        return readings, control(world, parts, secret)
+
+    shown.doing(
+        f"starting a {MEMORY_MIB} MiB {described(parts)} on host-a; Redis in it fills "
+        f"{LOAD_MIB} MiB"
+    )
     jobs = f"redis,secret:{secret},load:{LOAD_MIB}"
-    spec = definition("demo", parts, cmdline(jobs), MEMORY_MIB, hvcpu_count(), "tap0")
-    guest = Guest(world, spec)
-    status = guest.start(world.a)
-    guest.wait_ready(world.a)
-    before = digest(guest, world.a)
-    say("a client connects and works; everything on the wire is captured")
+    guest, status, before, (readings, seen) = start(
+        world, parts, jobs, "tap0", shown, Beside(compare)
+    )
+    shown.doing("a client connects and works; everything on the wire is captured")
     client = watch.client(world)
     capture = watch.capture(world, secret.encode())
     scanners = [RingScanner(guest.ring(world.a), secret.encode())]
     scanners[0].start()
     time.sleep(QUIET_SECONDS)
-    say("cpcctl migrate demo: host-a to host-b")
+    shown.doing("cpcctl migrate demo: host-a to host-b")
     begin = time.monotonic()
     incoming = IncomingRing(guest, world, secret)
     incoming.start()
     try:
-        migration = guest.migrate(world.a, world.b)
+        with shown.silent():
+            migration = guest.migrate(world.a, world.b, bar=shown.terminal)
     finally:
         end = time.monotonic()
         incoming.join()
@@ -129,7 +184,7 @@ def run(world: World, parts: Parts, say: Say) -> Findings:
     scanners += incoming.scanners
     for scanner in scanners:
         scanner.stop()
-    say("checking the guest's memory from inside")
+    shown.doing("checking the guest's memory from inside")
     after = digest(guest, world.b)
     readings += after_move(world, parts, secret)
     faults = [f"the ring scan failed: {s.error}" for s in scanners if s.error]

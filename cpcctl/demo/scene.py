@@ -23,10 +23,11 @@ from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host import find
 from cpcctl.snp import definition as snp
 
-# Filling 500 MiB with random data takes a minute under TCG, more on a busy machine.
 READY_SECONDS = patient(600.0)
 MIGRATE_SECONDS = patient(600.0)
 END_SECONDS = patient(60.0)
+# Of a guest in QEMU's user-mode network.
+USER_ADDRESS = "10.0.2.15"
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,15 @@ def definition(
     }
 
 
-def call(host: Host, *argv: str, timeout: float = VERB_SECONDS) -> Any:
-    """Run cpcctl there for its JSON. Raises CpcError with its words and exit code."""
-    done = host.cpcctl(*argv, "--format", "json", "--progress", "none", timeout=timeout)
+def call(host: Host, *argv: str, timeout: float = VERB_SECONDS, bar: bool = False) -> Any:
+    """Run cpcctl there for its JSON. Raises CpcError with its words and exit code.
+
+    bar: let it draw its progress on this terminal, where its words appear as well.
+    """
+    done = host.cpcctl(
+        *argv, "--format", "json", "--progress", "bar" if bar else "none", timeout=timeout,
+        stderr=None if bar else subprocess.PIPE,
+    )  # fmt: skip
     if done.returncode != 0:
         code = done.returncode
         known = code in list(ExitCode)
@@ -145,7 +152,7 @@ def call(host: Host, *argv: str, timeout: float = VERB_SECONDS) -> Any:
             f"cpcctl {' '.join(argv[:2])} failed with exit code {code}",
             exit_code=ExitCode(code) if known else ExitCode.FAILED,
             host=host.name,
-            cause=done.stderr.strip() or done.stdout.strip(),
+            cause=(done.stderr or "").strip() or done.stdout.strip(),
         )
     return json.loads(done.stdout)
 
@@ -179,10 +186,16 @@ class Guest:
         """A connection to its console."""
         return Console(host.folder / "run" / "vms" / self.name / "console.sock")
 
-    def wait_ready(self, host: Host, seconds: float = READY_SECONDS) -> None:
-        """Until all its jobs have started."""
+    def wait_ready(
+        self,
+        host: Host,
+        seconds: float = READY_SECONDS,
+        seen: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Until all its jobs have started. seen: is given its console log on the way."""
         with self.console(host) as console:
-            console.wait_ready(host.folder / "state" / "vms" / self.name / "console.log", seconds)
+            log = host.folder / "state" / "vms" / self.name / "console.log"
+            console.wait_ready(log, seconds, seen)
 
     def migrate(
         self,
@@ -190,10 +203,11 @@ class Guest:
         destination: Host,
         *options: str,
         via: Callable[[str], str] = lambda ticket: ticket,
+        bar: bool = False,
     ) -> dict[str, Any]:
         """Move it; what `cpcctl migrate` printed, see facts(). Raises CpcError.
 
-        via: may change the ticket, so that the way leads through a relay.
+        via: may change the ticket, so that the way leads through a relay. bar: as for call().
         """
         receiver = Receiver(destination)
         try:

@@ -345,6 +345,7 @@ class Source:
             ],
             "rounds": [asdict(entry) for entry in self.rounds],
             "streams": self.streams.count if self.streams else 0,
+            "stream_bytes": [p.bytes_moved for p in self.streams.pumps] if self.streams else [],
             "total_seconds": _rounded(self.total),
             "downtime_seconds": _rounded(self.downtime),
             "paused_seconds": _rounded(paused),

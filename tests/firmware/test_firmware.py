@@ -21,20 +21,6 @@ BOTH = ("test_migrate", "test_calls", "test_session", "test_handover", "test_wir
 SECONDS = 120
 
 
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with all test programs."""
-    folder = tmp_path_factory.mktemp("firmware-tests")
-    done = subprocess.run(
-        ["make", "-s", "-j2", "-C", str(FIRMWARE), "host", f"O={folder}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
 def test_there_are_programs() -> None:
     """A glob that finds nothing must not look like success."""
     assert {"test_migrate", "test_wire", "test_handover", "test_fuzz"} <= set(PROGRAMS)
@@ -44,10 +30,10 @@ def test_there_are_programs() -> None:
     ("program", "platform"),
     [(program, "plain") for program in PROGRAMS] + [(program, "sev-snp") for program in BOTH],
 )
-def test_program(programs: Path, program: str, platform: str) -> None:
+def test_program(out: Path, program: str, platform: str) -> None:
     """Every check in the program holds."""
     done = subprocess.run(
-        [str(programs / program)],
+        [str(out / program)],
         env=os.environ | {"CPC_TEST_PLATFORM": platform},
         capture_output=True,
         text=True,

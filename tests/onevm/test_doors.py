@@ -68,7 +68,6 @@ HMP = [
 ]
 
 
-@pytest.mark.kvm
 def test_every_door_is_shut(start: Callable[..., Qmp], tmp_path: Path) -> None:
     qmp, file = start(), tmp_path / "leak"
     for command, arguments in QMP:

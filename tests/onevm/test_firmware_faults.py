@@ -102,7 +102,6 @@ def test_a_fault_outside_a_call_kills_that_hvcpu_only(machine: Machine) -> None:
     assert status(again, OUTSIDE, 0) == abi.S_OK
 
 
-@pytest.mark.kvm
 def test_two_start_at_once(machine: Machine) -> None:
     """Whoever is first prepares the machine; the other one waits for it."""
     machine.qmp.execute("cpc-hvcpu-add", id=1)

@@ -71,7 +71,6 @@ def cpu_ticks(pid: int, thread: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-@pytest.mark.kvm
 def test_a_life(define: Any, cli: Any, place: Settings) -> None:
     path = define()
     code, out, err = cli("vm", "start", str(path))
@@ -199,7 +198,6 @@ def test_the_guest_boots_and_sees_no_hvcpu(define: Any, place: Settings) -> None
         assert qmp.execute("query-status")["running"]
 
 
-@pytest.mark.kvm
 def test_parked_hvcpus_use_no_cpu(define: Any, place: Settings) -> None:
     vm = lifecycle.start(place, spec.load(define(kernel=None, initrd=None, append=None)))
     with vm.qmp() as qmp, vm.rings() as rings:
@@ -233,7 +231,6 @@ def test_hvcpus_answer_while_the_guest_is_stopped(define: Any, place: Settings) 
         qmp.execute("cont")
 
 
-@pytest.mark.kvm
 def test_bad_calls_have_their_own_status_and_harm_nothing(define: Any, place: Settings) -> None:
     vm = lifecycle.start(place, spec.load(define()))
     wanted = {
@@ -423,7 +420,6 @@ def test_the_printed_command_is_the_one_used(define: Any, cli: Any, place: Setti
     assert lifecycle.start(place, spec.load(path)).argv == json.loads(out)["argv"]
 
 
-@pytest.mark.kvm
 def test_doctor_and_version_on_a_whole_host(cli: Any, place: Settings) -> None:
     code, out, _ = cli("doctor", "--format", "json")
     checks = {check["name"]: check for check in json.loads(out)["checks"]}
@@ -471,7 +467,6 @@ def test_a_dead_hvcpu_is_reported_and_the_guest_goes_on(
     assert cli("hvcpu", "remove", "a", "0")[0] == 0
 
 
-@pytest.mark.kvm
 def test_a_firmware_that_dies_at_once_leaves_no_vm(
     define: Any, cli: Any, place: Settings, broken_firmware: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

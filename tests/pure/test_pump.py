@@ -185,8 +185,14 @@ def test_rate_is_kept(tmp_path: Path) -> None:
     line.close()
 
 
-def test_tune_sets_a_timeout() -> None:
+def test_a_tuned_socket_sends_at_once_and_gives_up_in_time() -> None:
     server = socket.create_server(("127.0.0.1", 0))
     with server, socket.create_connection(server.getsockname()) as link:
+        usual = link.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         tune(link)
-        assert link.gettimeout()
+        assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert link.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= usual
+        begin = time.monotonic()
+        with pytest.raises(TimeoutError):
+            link.recv(1)
+        assert time.monotonic() - begin < 1.0

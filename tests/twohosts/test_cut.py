@@ -76,7 +76,6 @@ def copied(world: World) -> bool:
     return moves_bytes(job_files(world.a.folder / "state", "migrate"))
 
 
-@pytest.mark.kvm
 def test_cut_longer_than_the_timeout(world: World, guest: str) -> None:
     with receiving(world.b) as (receive, ticket):
         process = migrate(world, guest, ticket, "--bandwidth", "5")

@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 
 import pytest
 
 from tests.twohosts.pair import Pair, finish, until
 
 
-@pytest.mark.kvm
 def test_there_and_back(pair: Pair) -> None:
     name = pair.vm()
     receive, ticket = pair.receive()
@@ -40,7 +38,10 @@ def test_two_streams(pair: Pair) -> None:
     name = pair.vm(vcpus=2, hvcpus=2, memory="256M")
     receive, ticket = pair.receive()
     done = finish(pair.migrate(name, ticket, "--format", "json"), 0)
-    assert json.loads(done.stdout)["streams"] == 2
+    result = json.loads(done.stdout)
+    assert result["streams"] == len(result["stream_bytes"]) == 2
+    # Both carry pages: the pages are shared out by number, and the guest's are all over.
+    assert min(result["stream_bytes"]) > result["bytes_sent"] / 8
     finish(receive, 0)
     pair.check_one_side(name, "b")
 
@@ -137,11 +138,10 @@ def test_timeout_pauses_in_words(pair: Pair) -> None:
 def test_bandwidth_is_kept(pair: Pair) -> None:
     name = pair.vm()
     receive, ticket = pair.receive()
-    begin = time.monotonic()
     done = finish(pair.migrate(name, ticket, "--bandwidth", "10", "--format", "json"), 0)
-    seconds = time.monotonic() - begin
-    sent = json.loads(done.stdout)["bytes_sent"]
-    assert sent / seconds < 1.15 * (10 << 20)
+    first = json.loads(done.stdout)["rounds"][0]
+    assert first["bytes"] > 10 << 20, "too little to measure a rate with"
+    assert 0.5 < first["bytes"] / first["seconds"] / (10 << 20) < 1.15
     finish(receive, 0)
 
 

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The firmware of this checkout, compiled once for all tests of it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+FIRMWARE = Path(__file__).resolve().parents[2] / "guest-agent" / "firmware"
+
+
+@pytest.fixture(scope="session")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output folder with the image, the host library and the test programs."""
+    folder = tmp_path_factory.mktemp("firmware")
+    done = subprocess.run(
+        ["make", "-s", "-j2", "-C", str(FIRMWARE), "image", "host", f"O={folder}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
