@@ -12,11 +12,11 @@ SETUP := /usr/bin/python3 -m
 PYTHON = $(shell $(SETUP) cpcctl.setup.venv --print)/bin/python
 ARGS ?=
 
-.PHONY: help demo bench bench-kvm bench-snp test test-fast test-kvm test-long lint setup packages venv qemu firmware guest ovmf clean
+.PHONY: help demo bench bench-kvm bench-snp test test-fast test-fresh test-kvm test-long lint setup packages venv qemu firmware guest ovmf clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
-	@echo 'also:        test-fast test-kvm test-long bench bench-kvm bench-snp lint, and packages venv qemu firmware guest ovmf alone'
+	@echo 'also:        test-fast test-kvm test-long test-fresh bench bench-kvm bench-snp lint, and packages venv qemu firmware guest ovmf alone'
 
 packages:
 	@$(SETUP) cpcctl.setup.packages
@@ -65,6 +65,10 @@ test-fast: setup
 
 test-long: setup
 	@$(PYTHON) -m pytest tests --long $(ARGS)
+
+# On bare systems of both releases; as root, an hour or two.
+test-fresh:
+	@$(SETUP) tests.fresh.run $(ARGS)
 
 lint: venv
 	@$(PYTHON) -m pytest tests/lint $(ARGS)
