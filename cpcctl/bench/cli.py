@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 
 from cpcctl.cli import arguments
 from cpcctl.errors import CpcError, ExitCode, quoted
@@ -33,7 +35,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     import subprocess
 
     from cpcctl.bench import run as bench
-    from cpcctl.bench.scenario import SCENARIOS, text
+    from cpcctl.bench.scenario import SCENARIOS, processor_name, text
     from cpcctl.demo.console import ConsoleError
     from cpcctl.demo.hosts import NoNamespaces
     from cpcctl.demo.scene import Parts
@@ -68,5 +70,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         ) from error
     except (ConsoleError, RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
         raise CpcError("a measurement failed", cause=str(error)) from error
-    ctx.out.result({"results": results}, text(results))
+    cpuinfo = Path("/proc/cpuinfo").read_text(errors="replace")
+    processor = processor_name(cpuinfo, len(os.sched_getaffinity(0)))
+    ctx.out.result({"processor": processor, "results": results}, text(results, processor))
     return int(ExitCode.OK)

@@ -38,7 +38,7 @@ def one_of_ours(world: World, parts: Parts, scenario: Scenario, hvcpus: int) -> 
                     raise RuntimeError("the guest's memory differs after our migration")
     finally:
         call(where, "vm", "stop", "bench", "--force")
-    return Sample(float(found["total_seconds"]), float(found["downtime_seconds"]))
+    return Sample(float(found["total_seconds"]), float(found["downtime_seconds"]), found)
 
 
 def one_of_theirs(world: World, parts: Parts, scenario: Scenario) -> Sample:

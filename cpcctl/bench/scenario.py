@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import re
 import statistics
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from cpcctl.ui.output import table
+from cpcctl.ui.output import pairs, table
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,15 @@ SCENARIOS = {
 
 @dataclass(frozen=True)
 class Sample:
-    """One migration, in seconds."""
+    """One migration, in seconds. chosen: of what CHOSEN names, what `migrate` reported."""
 
     total: float
     downtime: float
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+
+
+# What cpcctl chose for a migration, and why.
+CHOSEN = ("suite", "suite_why", "streams", "streams_why")
 
 
 def side(samples: list[Sample]) -> dict[str, Any]:
@@ -67,6 +73,7 @@ def result(
         "memory_mib": scenario.memory_mib,
         "filled_mib": scenario.filled_mib,
         "hvcpus": hvcpus,
+        "chosen": {name: ours[-1].chosen.get(name) for name in CHOSEN},
         "ours": mine,
         "qemu": other,
         "ratio": {
@@ -76,8 +83,8 @@ def result(
     }
 
 
-def text(results: list[dict[str, Any]]) -> str:
-    """The table for people."""
+def text(results: list[dict[str, Any]], processor: str) -> str:
+    """The table for people, and below it what was chosen, and on which processor."""
     rows = []
     for entry in results:
         for name in ("total", "downtime"):
@@ -90,4 +97,19 @@ def text(results: list[dict[str, Any]]) -> str:
             times = entry["ratio"][name]
             head = (entry["scenario"], entry["accel"], name)
             rows.append((*head, *cells, "-" if times is None else f"{times}x"))
-    return table(("SCENARIO", "ACCEL", "TIME", "OURS", "PLAIN QEMU", "RATIO"), rows)
+    shown = table(("SCENARIO", "ACCEL", "TIME", "OURS", "PLAIN QEMU", "RATIO"), rows)
+    below = [("processor", processor)]
+    for entry in results:
+        for name in ("suite", "streams"):
+            value, why = entry["chosen"][name], entry["chosen"][f"{name}_why"]
+            if value is not None:
+                shown_why = f" ({why})" if why else ""
+                below.append((f"{entry['scenario']}, {name}", f"{value}{shown_why}"))
+    return f"{shown}\n\n{pairs(below)}"
+
+
+def processor_name(cpuinfo: str, count: int) -> str:
+    """From /proc/cpuinfo. count: of the processors that this process may use."""
+    found = re.search(r"^model name\s*: (.+)$", cpuinfo, re.M)
+    name = found[1].strip() if found else "unknown"
+    return f"{name}, {count} {'CPU' if count == 1 else 'CPUs'}"

@@ -80,10 +80,10 @@ def commands(what: str, arguments: Sequence[str], nested: bool) -> list[list[str
     ]
 
 
-def judged(results: list[dict[str, Any]]) -> str:
-    """The bench's table, and below it what is wanted where KVM is the machine's own."""
-    lines = [scenario.text(results)]
-    for entry in results:
+def judged(measured: dict[str, Any]) -> str:
+    """What the bench shows, and below it what is wanted where KVM is the machine's own."""
+    lines = [scenario.text(measured["results"], measured["processor"])]
+    for entry in measured["results"]:
         ratio = entry["ratio"]["total"]
         if entry["scenario"] == "filled-2g" and ratio is not None:
             missed = "" if ratio <= WANTED else ": MISSED"
@@ -100,7 +100,7 @@ def run_bench(arguments: Sequence[str]) -> int:
         [*command, "--format", "json"], cwd=TOP, stdout=subprocess.PIPE, text=True, check=False
     )
     if not done.returncode:
-        print(judged(json.loads(done.stdout)["results"]), flush=True)
+        print(judged(json.loads(done.stdout)), flush=True)
     return done.returncode
 
 

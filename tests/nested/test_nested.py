@@ -126,16 +126,17 @@ def test_the_direct_bench_says_what_is_wanted(
         scenario.result(SCENARIOS[name], "kvm", 2, [Sample(ours, 0.1)], [Sample(1.0, 0.1)])
         for name in ("idle-2g", "filled-2g")
     ]
+    measured = {"processor": "Some Processor, 2 CPUs", "results": results}
 
     def bench(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         assert command[-4:] == ["--repeat", "1", "--format", "json"]
-        return subprocess.CompletedProcess(command, 0, stdout=json.dumps({"results": results}))
+        return subprocess.CompletedProcess(command, 0, stdout=json.dumps(measured))
 
     monkeypatch.setattr(kvm, "ask_doctor", lambda: "")
     monkeypatch.setattr(subprocess, "run", bench)
     assert kvm.main(["bench", "--repeat", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1:-1] == scenario.text(results).splitlines()
+    assert lines[1:-1] == scenario.text(results, "Some Processor, 2 CPUs").splitlines()
     assert lines[-1] == f"filled-2g, total: {words}"
 
 
