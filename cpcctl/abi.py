@@ -97,8 +97,7 @@ STATE_PARKED = 1
 STATE_RUNNING = 2
 STATE_YIELDED = 3
 
-MODULE_CORE = 0
-MODULE_MIGRATE = 1
+MODULE_CORE, MODULE_MIGRATE = 0, 1
 
 
 def MAX_PAGES(maxram_bytes: int) -> int:
@@ -112,6 +111,8 @@ def OP(module: int, function: int) -> int:
 
 
 OP_PING = OP(0, 1)
+OP_SPEED = OP(0, 2)
+SPEED_SEAL, SPEED_OPEN, SPEED_RECORDS_MAX = 1, 2, 1024
 OP_OPEN = OP(1, 1)
 OP_ACCEPT = OP(1, 2)
 OP_CONFIRM = OP(1, 3)

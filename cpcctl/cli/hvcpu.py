@@ -12,6 +12,7 @@ from typing import Any
 from cpcctl import abi
 from cpcctl.cli import arguments
 from cpcctl.errors import CpcError, ExitCode
+from cpcctl.host import suite_speed
 from cpcctl.host.qmp import Qmp
 from cpcctl.host.state import Folders, VmLock
 from cpcctl.ui.context import Context
@@ -154,7 +155,7 @@ def ping_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def ping_run(args: argparse.Namespace, ctx: Context) -> int:
-    """Call the firmware and show its answer and how long it took."""
+    """Call the firmware and show its answer, how long it took, and how fast its ciphers are."""
     answers = []
     with _locked(args, ctx, "hvcpu ping") as vm, vm.qmp() as qmp, vm.rings() as rings:
         if args.id is not None:
@@ -170,10 +171,15 @@ def ping_run(args: argparse.Namespace, ctx: Context) -> int:
             )
         for number in numbers:
             answers.append(vm.hvcpu(qmp, rings, number).ping())
+        speeds = suite_speed.shown(vm.paths.suite_speeds, vm.hvcpu(qmp, rings, numbers[0]))
     rows = [
-        (a.hvcpu, a.version, a.platform, ",".join(a.suites), a.calls, f"{a.seconds * 1e6:.0f} us")
-        for a in answers
+        (a.hvcpu, a.version, a.platform, a.calls, f"{a.seconds * 1e6:.0f} us") for a in answers
     ]
-    columns = ("ID", "FIRMWARE", "PLATFORM", "SUITES", "CALLS", "TIME")
-    ctx.out.result([asdict(answer) for answer in answers], table(columns, rows))
+    text = table(("ID", "FIRMWARE", "PLATFORM", "CALLS", "TIME"), rows)
+    ciphers = [
+        (name, *(suite_speed.text(found[way]) if found else "-" for way in ("seal", "open")))
+        for name, found in ((name, speeds.get(name)) for name in answers[0].suites)
+    ]
+    text += "\n\n" + table(("SUITE", "SEAL", "OPEN"), ciphers)
+    ctx.out.result([asdict(answer) | {"speeds": speeds} for answer in answers], text)
     return 0

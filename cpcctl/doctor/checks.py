@@ -17,7 +17,7 @@ from pathlib import Path
 from cpcctl.accel import choose, memory
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, reason
-from cpcctl.host import find
+from cpcctl.host import find, suite_speed
 from cpcctl.host.folders import make_folder
 from cpcctl.snp import checks as snp
 from cpcctl.snp import hardware, package
@@ -132,12 +132,19 @@ def _hvcpu(settings: Settings) -> Finding:
         vm = lifecycle.start(place, spec)
         try:
             with vm.qmp() as qmp, vm.rings() as rings:
-                answer = vm.hvcpu(qmp, rings, 0).ping()
+                hvcpu = vm.hvcpu(qmp, rings, 0)
+                answer = hvcpu.ping()
+                speeds = suite_speed.shown(vm.paths.suite_speeds, hvcpu)
         finally:
             vm.kill()
     detail = f"firmware {answer.version} answers in {answer.seconds * 1e6:.0f} us"
-    detail += f", {', '.join(answer.suites)}, with {vm.spec.accel}"
+    ciphers = ", ".join(f"{name} {_slower(speeds.get(name))}" for name in answer.suites)
+    detail += f", with {vm.spec.accel}; sealing and opening: {ciphers}"
     return _finding(OK, detail)
+
+
+def _slower(found: dict[str, float] | None) -> str:
+    return suite_speed.text(min(found.values())) if found else "not measured"
 
 
 def _ovmf(settings: Settings) -> Finding:

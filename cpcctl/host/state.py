@@ -53,11 +53,6 @@ class VmPaths:
         return self.state / "qemu.log"
 
     @property
-    def life(self) -> Path:
-        """Locked by its QEMU as long as that lives, see host/life.py."""
-        return self.state / "qemu.lock"
-
-    @property
     def console_log(self) -> Path:
         """Everything the guest wrote to its serial console."""
         return self.state / "console.log"
@@ -81,6 +76,11 @@ class VmPaths:
     def console(self) -> Path:
         """Socket of the serial console."""
         return self.run / "console.sock"
+
+    @property
+    def suite_speeds(self) -> Path:
+        """How fast its firmware seals and opens, see suite_speed."""
+        return self.run / "suites.json"
 
     @property
     def ring(self) -> Path:

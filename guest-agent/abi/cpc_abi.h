@@ -378,6 +378,15 @@ struct cpc_mailbox {
 
 /* core */
 #define CPC_OP_PING            CPC_OP(0u, 1u)  /* reply: struct cpc_ping_reply */
+/* suite, CPC_SPEED_*, records: seal or open so many records of CPC_RUN_BYTES
+   within trusted memory. No reply: the host times the call and has only
+   itself to deceive. The firmware has no clock to do it with: TCG's TSC
+   stands still while gvCPUs are stopped, as a destination's are, and
+   elsewhere the host sets its rate. */
+#define CPC_OP_SPEED           CPC_OP(0u, 2u)
+#define CPC_SPEED_SEAL         1u
+#define CPC_SPEED_OPEN         2u
+#define CPC_SPEED_RECORDS_MAX  1024u
 
 struct cpc_ping_reply {
     uint32_t abi;

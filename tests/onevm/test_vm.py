@@ -121,6 +121,9 @@ def test_a_life(define: Any, cli: Any, place: Settings) -> None:
     answers = json.loads(out)
     assert [answer["hvcpu"] for answer in answers] == [0, 1]
     assert all(answer["platform"] == "plain" and answer["suites"] for answer in answers)
+    for answer in answers:
+        assert answer["speeds"].keys() == set(answer["suites"])
+        assert all(speed > 0 for both in answer["speeds"].values() for speed in both.values())
 
     assert cli("hvcpu", "add", "a")[1] == "added hvCPU 2\n"
     code, _, err = cli("hvcpu", "add", "a")

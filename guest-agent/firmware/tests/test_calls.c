@@ -22,9 +22,52 @@ static void ping(void)
     pair_free(&pair);
 }
 
+static uint32_t speed(uint64_t suite, uint64_t direction, uint64_t records)
+{
+    uint64_t arg[6] = { suite, direction, records };
+
+    post(pair.source, 0, CPC_OP_SPEED, arg, NULL, 0);
+    return take_answer(pair.source, 0).status;
+}
+
+/* Every suite that ping names, both ways, and nothing that it does not name. */
+static void speed_of_suites(void)
+{
+    struct cpc_ping_reply reply;
+
+    pair = pair_new(NULL, NULL);
+    struct answer answer = call(pair.source, CPC_OP_PING, 0, 0, NULL, 0);
+    memcpy(&reply, answer.payload, sizeof(reply));
+    for (uint64_t suite = 0; suite < 64; suite++) {
+        bool there = suite < 32 && (reply.suites & CPC_SUITE_BIT(suite)) != 0;
+        uint32_t expected = there ? CPC_S_OK : CPC_S_BAD_ARGUMENT;
+        CHECK_IS(speed(suite, CPC_SPEED_SEAL, 3), expected);
+        CHECK_IS(speed(suite, CPC_SPEED_OPEN, 3), expected);
+    }
+    uint64_t some = CPC_SUITE_CHACHA20POLY1305;
+    CHECK_IS(speed(some, 0, 1), CPC_S_BAD_ARGUMENT);
+    CHECK_IS(speed(some, 3, 1), CPC_S_BAD_ARGUMENT);
+    CHECK_IS(speed(some | 1ull << 32, CPC_SPEED_SEAL, 1), CPC_S_BAD_ARGUMENT);
+    CHECK_IS(speed(some, CPC_SPEED_SEAL, 0), CPC_S_BAD_ARGUMENT);
+    CHECK_IS(speed(some, CPC_SPEED_SEAL, CPC_SPEED_RECORDS_MAX + 1), CPC_S_BAD_ARGUMENT);
+    pair_free(&pair);
+}
+
+/* A host that asks for the most can take it back. */
+static void speed_can_be_cancelled(void)
+{
+    uint64_t arg[6] = { CPC_SUITE_CHACHA20POLY1305, CPC_SPEED_OPEN, CPC_SPEED_RECORDS_MAX };
+
+    pair = pair_new(NULL, NULL);
+    host_mailbox(pair.source, 0)->cancel = host_mailbox(pair.source, 0)->request + 1;
+    post(pair.source, 0, CPC_OP_SPEED, arg, NULL, 0);
+    CHECK_IS(take_answer(pair.source, 0).status, CPC_S_CANCELLED);
+    pair_free(&pair);
+}
+
 static void unknown_calls(void)
 {
-    static const uint32_t ops[] = { 0, 2, 0x10000, 0x1000f, 0x1ffff, 0x20001,
+    static const uint32_t ops[] = { 0, 3, 0x10000, 0x1000f, 0x1ffff, 0x20001,
                                     0xffffffff };
     static const uint8_t page[CPC_PAYLOAD_MAX];
 
@@ -218,7 +261,7 @@ static void platform_refuses_the_freeze(void)
 
 #define T(name) { #name, name }
 static const struct test tests[] = {
-    T(ping), T(unknown_calls), T(a_wake_without_a_request_means_nothing),
+    T(ping), T(speed_of_suites), T(speed_can_be_cancelled), T(unknown_calls), T(a_wake_without_a_request_means_nothing),
     T(busy_while_a_stream_runs), T(cancel_while_the_ring_is_full),
     T(hvcpu_removed_in_a_call), T(hvcpu_removed_in_a_call_taken_back),
     T(hvcpu_removed_in_a_call_replaced), T(fault_ends_the_call_only),
