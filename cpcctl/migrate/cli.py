@@ -49,8 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="silence after which the other host counts as lost (default: 10)",
     )
     parser.add_argument(
-        "--streams", type=arguments.whole(0, 16), default=0, metavar="N",
-        help="hvCPUs to use on each side (default: all that both have)",
+        "--parallel", type=arguments.whole(0, 16), default=0, metavar="N",
+        help="data streams, each with an hvCPU on both sides (default: as many as there are "
+        "idle cores for)",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="run every check on both hosts, change nothing"
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         timeout=args.timeout,
         pause_on_timeout=args.on_timeout == "pause",
         peer_timeout=args.peer_timeout,
-        streams=args.streams,
+        parallel=args.parallel,
     )
     folders = Folders.of(ctx.settings)
     recover.refuse_orphan(ctx.settings, args.vm)

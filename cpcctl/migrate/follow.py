@@ -13,11 +13,10 @@ from typing import Any
 
 from cpcctl.config.patience import patient
 from cpcctl.config.settings import NAMES, Settings
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, Terminated
 from cpcctl.host import atomic
 from cpcctl.host.state import Folders, VmLock
 from cpcctl.jobs.store import INTERRUPTED, RUNNING, Job, JobStore, Record
-from cpcctl.ui import interrupts
 from cpcctl.ui.context import Context
 from cpcctl.ui.output import pairs, size
 
@@ -57,7 +56,7 @@ def follow(ctx: Context, job_id: str, child: subprocess.Popen[bytes] | None = No
     """Show a job until it has ended or its controller is gone; Ctrl-C cancels it."""
     store = JobStore(Folders.of(ctx.settings).jobs)
     progress = ctx.progress()
-    phase, code = "", ExitCode.INTERRUPTED
+    phase, asked, number = "", 0, 0
     ok = False
     try:
         while True:
@@ -81,15 +80,16 @@ def follow(ctx: Context, job_id: str, child: subprocess.Popen[bytes] | None = No
                     expected = note.get("bytes_expected")
                     progress.update(note["bytes_sent"], expected, f"round {note['round']}")
                 time.sleep(LOOK_SECONDS)
-            except KeyboardInterrupt as stop:
-                interrupts.ignore()
-                code = interrupts.exit_code(stop)
-                ctx.out.note("cancelling; waiting until it is clear where the VM is")
+            except (KeyboardInterrupt, Terminated) as stop:
+                number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+                if not asked:
+                    ctx.out.note("cancelling; waiting until it is clear where the VM is")
+                asked += 1
                 request_cancel(store.load(job_id), child)
     finally:
         progress.finish(ok)
-    if record.exit_code == ExitCode.INTERRUPTED:
-        record.exit_code = int(code)
+    if number == signal.SIGTERM and record.exit_code == ExitCode.INTERRUPTED:
+        record.exit_code = int(ExitCode.TERMINATED)
     return record
 
 
@@ -131,8 +131,9 @@ def describe(result: dict[str, Any]) -> str:
         ("total", _seconds(result["total_seconds"])),
         ("downtime", _seconds(result["downtime_seconds"])),
         *_paused(result["paused_seconds"]),
-        ("sent", f"{size(result['bytes_sent'])} over {result['streams']} stream(s)"),
-        ("cipher", result["suite"]),
+        ("sent", size(result["bytes_sent"])),
+        ("streams", f"{result['streams']} ({result.get('streams_why', 'unknown')})"),
+        ("cipher", f"{result['suite']} ({result.get('suite_why', 'unknown')})"),
     ]
     for entry in result["phases"]:
         items.append((f"phase {entry['name']}", _seconds(entry["seconds"])))

@@ -11,7 +11,7 @@ from typing import Any
 class Options:
     """bandwidth: bytes a second or None. max_downtime, timeout, peer_timeout: seconds.
 
-    streams: 0 for as many as both sides have hvCPUs.
+    parallel: data streams, 0 for as many as both machines have cores idle for.
     suites: mask of abi.SUITE_BIT that this side accepts.
     """
 
@@ -20,7 +20,7 @@ class Options:
     timeout: float | None = None
     pause_on_timeout: bool = False
     peer_timeout: float = 10.0
-    streams: int = 0
+    parallel: int = 0
     suites: int = 0x1E
 
     def document(self) -> dict[str, Any]:

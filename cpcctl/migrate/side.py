@@ -11,6 +11,7 @@ from typing import Any
 from cpcctl import abi
 from cpcctl.config.patience import patient
 from cpcctl.errors import CpcError, ExitCode
+from cpcctl.host import suite_speed
 from cpcctl.host.firmware import Hvcpu
 from cpcctl.host.qmp import Event, Qmp
 from cpcctl.host.shm import CallError, RingFile
@@ -76,6 +77,10 @@ class Side:
         """The hvCPU of stream 0, which runs every call that is not a stream's."""
         return self.hvcpus[0]
 
+    def speeds(self, direction: int) -> suite_speed.Speeds:
+        """Bytes a second of each suite on these hvCPUs. direction: abi.SPEED_*."""
+        return suite_speed.remembered(self.vm.paths.suite_speeds, self.main, direction)
+
     def port(self, stream: int) -> Port:
         """What a pump needs of the hvCPU of a stream."""
         hvcpu = self.hvcpus[stream]
@@ -125,9 +130,9 @@ class Side:
         """Take or drop every disk's lock. :raise QmpError: another QEMU holds one."""
         self.qmp.execute("blockdev-set-active", active=active)
 
-    def save_devices(self) -> bytes:
-        """Device state of the frozen guest."""
-        return base64.b64decode(self.qmp.execute("cpc-save-device-state")["data"])
+    def save_devices(self) -> str:
+        """Device state of the frozen guest, base64."""
+        return str(self.qmp.execute("cpc-save-device-state")["data"])
 
     def load_devices(self, data: bytes) -> None:
         """Load it into the frozen, incoming guest.
@@ -176,3 +181,13 @@ class Side:
             arrived = (found.role, found.phase) == (abi.ROLE_DESTINATION, abi.PHASE_RUNNING)
             if found.phase != abi.PHASE_NONE and not arrived:
                 raise
+
+
+def check_device_state(data: object) -> bytes:
+    """The other host's device state, as far as its form goes. :raise CpcError: (3)."""
+    if isinstance(data, str):
+        try:
+            return base64.b64decode(data, validate=True)
+        except ValueError:
+            pass
+    raise CpcError("the device state is not base64", exit_code=ExitCode.REFUSED)

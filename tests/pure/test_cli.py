@@ -94,7 +94,7 @@ BAD = {
     "unknown-job": ("job", "show", "20260101-000000-aaaa"),
     "job-name": ("job", "show", "x"),
     "listen": ("receive", "--listen", "host-b"),
-    "streams": ("migrate", "a", "-", "--streams", "99"),
+    "parallel": ("migrate", "a", "-", "--parallel", "99"),
     "missing-file": ("vm", "start", "/nonexistent/vm.yaml"),
 }
 
@@ -223,7 +223,6 @@ def test_json_says_whether_an_snp_guest_is_emulated(
     folder = host / "s" / "vms" / "a"
     folder.mkdir(parents=True)
     (folder / "vm.yaml").write_text(f"name: a\nmemory: 256M\nmachine: pc-q35-10.0\n{definition}")
-    (folder / "qemu.lock").touch()
     assert run("vm", "status", "a", "--format", "json") == 0
     assert json.loads(capsys.readouterr().out).get("emulated") is emulated
     assert run("vm", "list", "--format", "json") == 0

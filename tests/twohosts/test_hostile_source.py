@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ import pytest
 
 from cpcctl.link import rpc, tls
 from cpcctl.link import ticket as tickets
-from cpcctl.link.message import Request
-from cpcctl.migrate import messages
 from tests.twohosts.pair import Pair, finish
 
 SOURCE = {
@@ -22,13 +19,13 @@ SOURCE = {
 }
 
 
-def offer(kind: Callable[[Any, Any], Request[Any]], **more: Any) -> Request[Any]:
+def offer(**more: Any) -> rpc.Params:
     spec = {"name": "evil", "memory": "64M", "machine": "pc-q35-10.0", **more}
-    return kind(spec, SOURCE)
+    return {"spec": spec, "source": SOURCE}
 
 
-@pytest.mark.parametrize("kind", [messages.Preflight, messages.Prepare])
-def test_files_and_devices_of_the_host(pair: Pair, tmp_path: Path, kind: Any) -> None:
+@pytest.mark.parametrize("method", ["preflight", "prepare"])
+def test_files_and_devices_of_the_host(pair: Pair, tmp_path: Path, method: str) -> None:
     receive, text = pair.receive()
     ticket = tickets.parse(text)
     client = rpc.Client(tls.connect(ticket, 5), ticket.address, 5)
@@ -48,19 +45,19 @@ def test_files_and_devices_of_the_host(pair: Pair, tmp_path: Path, kind: Any) ->
         ("vtpm", {"devices": ["tpm-crb,tpmdev=x"]}),
     ]
     for name, attack in attacks:
-        if kind is messages.Preflight:
-            found = client.ask(offer(messages.Preflight, **attack))
-            assert [check.name for check in found.checks if not check.ok] == [name]
+        if method == "preflight":
+            found = client.call("preflight", offer(**attack))["checks"]
+            assert [check["name"] for check in found if not check["ok"]] == [name]
         else:
             with pytest.raises(rpc.RemoteError) as caught:
-                client.ask(offer(kind, **attack))
+                client.call("prepare", offer(**attack))
             assert f"{name}: " in (caught.value.cause or "")
     with pytest.raises(rpc.RemoteError) as caught:
-        client.ask(offer(kind, cpu="max,memory=ram0"))
+        client.call(method, offer(cpu="max,memory=ram0"))
     assert "is not a model" in (caught.value.cause or "")
     with pytest.raises(rpc.RemoteError, match="reports an error") as caught:
         for _ in range(40):
-            client.ask(offer(messages.Preflight, kernel="/etc/shadow"))
+            client.call("preflight", offer(kernel="/etc/shadow"))
     assert "often enough" in (caught.value.cause or "")
     client.close()
     receive.terminate()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 
 import pytest
@@ -35,10 +36,22 @@ def test_there_and_back(pair: Pair) -> None:
 
 @pytest.mark.kvm
 def test_two_streams(pair: Pair) -> None:
+    """By default as many as the cores allow that both sides share here; else as asked for."""
     name = pair.vm(vcpus=2, hvcpus=2, memory="256M")
     receive, ticket = pair.receive()
-    done = finish(pair.migrate(name, ticket, "--format", "json"), 0)
+    result = json.loads(finish(pair.migrate(name, ticket, "--format", "json"), 0).stdout)
+    assert "both sides share" in result["streams_why"]
+    assert result["streams"] == 1 or (os.cpu_count() or 1) >= 6
+    assert "sealed here" in result["suite_why"] and "opened there" in result["suite_why"]
+    speeds = json.loads(pair.b.run("hvcpu", "ping", name, "--format", "json").stdout)[0]["speeds"]
+    assert result["suite"] in speeds
+    finish(receive, 0)
+    pair.check_one_side(name, "b")
+    pair.a, pair.b = pair.b, pair.a
+    receive, ticket = pair.receive()
+    done = finish(pair.migrate(name, ticket, "--parallel", "2", "--format", "json"), 0)
     result = json.loads(done.stdout)
+    assert result["streams_why"] == "--parallel 2"
     assert result["streams"] == len(result["stream_bytes"]) == 2
     # Both carry pages: the pages are shared out by number, and the guest's are all over.
     assert min(result["stream_bytes"]) > result["bytes_sent"] / 8
