@@ -8,12 +8,12 @@ import contextlib
 import importlib
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from cpcctl.errors import CpcError, ExitCode, Terminated
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.ui import interrupts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     fmt = os.environ.get("CPCCTL_FORMAT", "text")
     try:
-        signal.signal(signal.SIGTERM, _terminated)
+        interrupts.hear()
         from cpcctl.cli.parser import FLAG_NAMES, asked_format
 
         fmt = asked_format(argv) or fmt
@@ -53,9 +53,9 @@ def _run(argv: Sequence[str]) -> int:
         _show(error, fmt)
         return int(error.exit_code)
     except KeyboardInterrupt as stop:
-        terminated = isinstance(stop, Terminated)
-        code = ExitCode.TERMINATED if terminated else ExitCode.INTERRUPTED
-        _show(CpcError("terminated" if terminated else "interrupted", exit_code=code), fmt)
+        code = interrupts.exit_code(stop)
+        word = "interrupted" if code is ExitCode.INTERRUPTED else "terminated"
+        _show(CpcError(word, exit_code=code), fmt)
         return int(code)
     except BrokenPipeError:
         # The reader of our output went away, as in `cpcctl vm list | head -1`.
@@ -108,10 +108,6 @@ def _drain(stream: TextIO | None) -> None:
     except OSError:
         assert stream is not None
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _terminated(_signal: int, _frame: object) -> None:
-    raise Terminated
 
 
 if __name__ == "__main__":

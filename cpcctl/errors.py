@@ -24,6 +24,7 @@ class ExitCode(IntEnum):
     LOST = 7  # proven lost; restore from a snapshot
     DEFECT = 70  # a defect of ours
     BUSY = 75  # retry later
+    HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -128,10 +129,6 @@ def _cut(words: str, limit: int) -> str:
 def _safe(words: str) -> str:
     """The last line of defence: whatever got this far cannot steer a terminal."""
     return shown(words, len(words))
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: the same clean-up as Ctrl-C, another exit code (143)."""
 
 
 def reason(error: BaseException) -> str:

@@ -21,7 +21,7 @@ EXITS = (
     (7, "proven lost; restore from a snapshot"),
     (70, "a defect in cpcctl"),
     (75, "busy; retry later"),
-    (130, "interrupted, cancel confirmed (143 after SIGTERM)"),
+    (130, "interrupted, cancel confirmed (143 after SIGTERM, 129 after SIGHUP)"),
 )
 FILES = (
     ("$XDG_CONFIG_HOME/cpcctl/config.yaml, /etc/cpcctl/config.yaml", "configuration; keys: "

@@ -53,6 +53,11 @@ class VmPaths:
         return self.state / "qemu.log"
 
     @property
+    def life(self) -> Path:
+        """Locked by its QEMU as long as that lives, see host/life.py."""
+        return self.state / "qemu.lock"
+
+    @property
     def console_log(self) -> Path:
         """Everything the guest wrote to its serial console."""
         return self.state / "console.log"

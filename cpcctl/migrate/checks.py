@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from cpcctl.errors import CpcError, shown, shown_lines
 from cpcctl.host.cpu_model import changed
+from cpcctl.migrate.messages import CheckResult
 from cpcctl.ui import hints
 from cpcctl.ui.check import Check
 from cpcctl.vm import command
@@ -277,19 +277,14 @@ def fit_taps(spec: VmSpec, taps: dict[str, str]) -> VmSpec:
     return replace(spec, nics=nics)
 
 
-def read(document: object, host: str) -> list[Check]:
-    """Checks that the other host sent, fit to be shown. :raise CpcError: malformed."""
-    found: list[Check] = []
-    if isinstance(document, list):
-        for entry in document:
-            if not isinstance(entry, dict) or not isinstance(entry.get("ok"), bool):
-                break
-            name, reason = (shown(entry.get(key) or "?") for key in ("name", "reason"))
-            fix = shown_lines(entry.get("fix") or "")
-            found.append(Check.of(host, name, entry["ok"], reason, fix))
-        else:
-            return found
-    raise CpcError("the destination's preflight answer makes no sense")
+def read(found: Iterable[CheckResult], host: str) -> list[Check]:
+    """Checks that the other host sent, fit to be shown."""
+    return [Check.of(host, entry.name, entry.ok, entry.reason, entry.fix) for entry in found]
+
+
+def result(check: Check) -> CheckResult:
+    """A check for the other host."""
+    return CheckResult(check.name, check.ok, check.reason or "", check.fix or "")
 
 
 def _devices(argv: Iterable[str]) -> list[str]:

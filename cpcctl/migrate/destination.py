@@ -13,21 +13,33 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from cpcctl import abi
 from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
-from cpcctl.errors import RESTORE, CpcError, ExitCode, shown
+from cpcctl.errors import RESTORE, CpcError, ExitCode
 from cpcctl.host import cores
 from cpcctl.host.qmp import QmpError, QmpGone
 from cpcctl.host.shm import CallError
 from cpcctl.host.state import Folders, VmLock
 from cpcctl.jobs.store import Job
-from cpcctl.link import pump, rpc
+from cpcctl.link import pump
 from cpcctl.link.listener import Listener
-from cpcctl.migrate import admit, checks, facts, hold, leftover, parallel, session
+from cpcctl.link.message import Message, Request
+from cpcctl.migrate import (
+    admit,
+    checks,
+    facts,
+    hold,
+    leftover,
+    messages,
+    order,
+    session,
+)
 from cpcctl.migrate.machine import DestinationFact
-from cpcctl.migrate.side import Side, check_device_state
+from cpcctl.migrate.order import Stage
+from cpcctl.migrate.side import Side
 from cpcctl.migrate.streams import Streams
 from cpcctl.ui.check import Check, refusal
 from cpcctl.vm import lifecycle
@@ -42,7 +54,7 @@ LOOKS_MAX = 32
 
 
 class Destination:
-    """One guest that arrives. `fact` says how far it is."""
+    """One guest that arrives. `stage` says how far it is."""
 
     def __init__(
         self, settings: Settings, job: Job, listener: Listener, taps: dict[str, str]
@@ -54,61 +66,79 @@ class Destination:
         self.side: Side | None = None
         self.lock: VmLock | None = None
         self.streams: Streams | None = None
-        self.fact = DestinationFact.NOTHING
+        self.stage = Stage.IDLE
         # Until PREPARE has been called nothing can have been committed.
         self.prepared = False
         self._looks = 0
         self.finished = threading.Event()
         self.error: CpcError | None = None
         self._recvs: list[object] = []
-        self._passed: rpc.Params | None = None  # what preflight has found good
-        self._handlers: dict[str, Callable[[rpc.Params], rpc.Params]] = {
-            "hello": self._hello,
-            "clock": lambda _: {"time": time.time()},
-            "preflight": self._preflight,
-            "prepare": self._prepare,
-            "handshake": self._handshake,
-            "confirm": self._confirm,
-            "watch": self._watch,
-            "complete": self._complete,
-            "run": self._run,
-            "query": self._query,
-            "abort": self._abort,
-            "done": self._done,
+        self._passed: tuple[Any, Any] | None = None  # what preflight has found good
+        self._handlers: dict[type[Request[Any]], Callable[[Any], Message]] = {
+            messages.Hello: self._hello,
+            messages.Clock: lambda _: messages.Time(time.time()),
+            messages.Preflight: self._preflight,
+            messages.Prepare: self._prepare,
+            messages.Handshake: self._handshake,
+            messages.Confirm: self._confirm,
+            messages.Watch: self._watch,
+            messages.Complete: self._complete,
+            messages.Run: self._run,
+            messages.Query: self._query,
+            messages.Abort: self._abort,
+            messages.Done: self._done,
         }
 
-    def handle(self, method: str, params: rpc.Params) -> rpc.Params:
+    @property
+    def fact(self) -> DestinationFact:
+        """How far it is, as the source is told."""
+        return self.stage.fact
+
+    def handle(self, request: Request[Any]) -> Message:
         """Answer one request. :raise CpcError: what it was refused for."""
-        handler = self._handlers.get(method)
-        if handler is None:
-            raise CpcError(f"this version knows no request {method!r}", exit_code=ExitCode.REFUSED)
+        order.check(request.name, self.stage)
+        ok = False
         try:
-            return handler(params)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CpcError(
-                f"the request {method!r} makes no sense",
-                exit_code=ExitCode.REFUSED,
-                cause=f"{type(error).__name__}: {error}",
-            ) from error
+            answer = self._handlers[type(request)](request)
+            ok = True
+            return answer
         except QmpGone as error:
             # A process that was killed closes its sockets before it is gone.
             deadline = time.monotonic() + GONE_SECONDS
             while self.dead() is None and time.monotonic() < deadline:
                 time.sleep(0.02)
             raise self.dead() or error from error
+        finally:
+            self.stage = order.after(request.name, self.stage, ok=ok)
+
+    def source_lost(self) -> None:
+        """The connection has ended: whatever still waits for its data does so in vain."""
+        if self.stage is not Stage.PREPARED and self.streams is not None:
+            self.streams.cancelled.set()
 
     # ---- before anything is sent ----------------------------------------------
 
-    def _hello(self, params: rpc.Params) -> rpc.Params:
-        self.job.record.data["source"] = shown(params["host"], 256)
-        return {"host": self.settings.host}
+    def _hello(self, request: messages.Hello) -> messages.Helloed:
+        if request.protocol != messages.PROTOCOL:
+            raise CpcError(
+                f"this host speaks version {messages.PROTOCOL} of the protocol, the source "
+                f"version {request.protocol}",
+                exit_code=ExitCode.REFUSED,
+                hint="use the same version of cpcctl on both hosts",
+            )
+        self.job.record.data["source"] = request.host
+        return messages.Helloed(self.settings.host, messages.PROTOCOL)
 
-    def _preflight(self, params: rpc.Params) -> rpc.Params:
-        found = self._checks(params)[1]
-        self._passed = params if refusal(found) is None else None
-        return {"checks": [check.document() for check in found]}
+    def _preflight(self, request: messages.Preflight) -> messages.Checks:
+        found = self._checks(request)[1]
+        self._passed = None
+        if refusal(found) is None:
+            self._passed = (request.spec, request.source)
+        return messages.Checks(tuple(checks.result(check) for check in found))
 
-    def _checks(self, params: rpc.Params) -> tuple[VmSpec, list[Check]]:
+    def _checks(
+        self, request: messages.Preflight | messages.Prepare
+    ) -> tuple[VmSpec, list[Check]]:
         # Each look tells the source something of this host's files.
         self._looks += 1
         if self._looks > LOOKS_MAX:
@@ -117,8 +147,8 @@ class Destination:
                 exit_code=ExitCode.REFUSED,
                 hint="take a fresh ticket from `cpcctl receive`",
             )
-        spec = specs.read(params["spec"], "the VM that the source sends")
-        source = facts.read_source(params["source"])
+        spec = specs.read(request.spec, "the VM that the source sends")
+        source = facts.read_source(request.source)
         found = admit.look(
             spec, admit.folders(self.settings.allow_paths), self.settings.host
         )
@@ -128,13 +158,11 @@ class Destination:
         here = facts.of_destination(self.settings, spec, source, self.taps, orphan)
         return spec, found + checks.destination_checks(spec, source, here)
 
-    def _prepare(self, params: rpc.Params) -> rpc.Params:
-        if self.side is not None:
-            raise CpcError("a VM is being received already", exit_code=ExitCode.BUSY)
-        if params == self._passed:
-            spec = specs.read(params["spec"], "the VM that the source sends")
+    def _prepare(self, request: messages.Prepare) -> messages.Launched:
+        if (request.spec, request.source) == self._passed:
+            spec = specs.read(request.spec, "the VM that the source sends")
         else:
-            spec, found = self._checks(params)
+            spec, found = self._checks(request)
             error = refusal(found)
             if error is not None:
                 raise error
@@ -165,31 +193,32 @@ class Destination:
                 lock.remove()
             raise
         self.lock = lock
-        self.fact = DestinationFact.RECEIVING
         hold.at("there-launched")
-        room = parallel.Room(len(self.side.hvcpus), cores.count(), idle, cores.machine())
-        return {**room.document(), "open": self.side.speeds(abi.SPEED_OPEN)}
+        speeds = self.side.speeds(abi.SPEED_OPEN)
+        return messages.Launched(
+            len(self.side.hvcpus), cores.count(), idle, cores.machine(),
+            {str(suite): speed for suite, speed in speeds.items()},
+        )  # fmt: skip
 
-    def _handshake(self, params: rpc.Params) -> rpc.Params:
-        side, suites = self._side(), params["suites"]
-        if type(suites) is not int or not 0 < suites < 1 << 32:
-            raise ValueError("suites")
-        hello = session.open_session(side.main, abi.ROLE_DESTINATION, suites)
-        confirmation = session.accept(side.main, _bytes(params["hello"]))
-        return {"hello": _text(hello), "confirmation": _text(confirmation)}
+    def _handshake(self, request: messages.Handshake) -> messages.Shaken:
+        side = self._side()
+        hello = session.open_session(side.main, abi.ROLE_DESTINATION, request.suites)
+        return messages.Shaken(hello, session.accept(side.main, request.hello))
 
-    def _confirm(self, params: rpc.Params) -> rpc.Params:
-        side, count = self._side(), params["streams"]
-        if type(count) is not int or not 1 <= count <= len(side.hvcpus):
-            raise ValueError("streams")
-        session.confirm(side.main, _bytes(params["confirmation"]))
+    def _confirm(self, request: messages.Confirm) -> messages.StreamTokens:
+        side, count = self._side(), request.streams
+        if count > len(side.hvcpus):
+            raise CpcError(
+                f"{count} data streams for {len(side.hvcpus)} hvCPUs", exit_code=ExitCode.REFUSED
+            )
+        session.confirm(side.main, request.confirmation)
         self.job.phase("receive")
         hold.at("there-connected")
         tokens = [self.listener.expect_stream() for _ in range(count)]
         streams = self.streams = Streams(count)
         self._recvs = [streams.submit(lambda s=s: self._recv(s)) for s in range(count)]  # type: ignore[misc]
         self._connected = streams.submit(lambda: self._start_pumps(tokens))
-        return {"tokens": [_text(token) for token in tokens]}
+        return messages.StreamTokens(tuple(tokens))
 
     def _start_pumps(self, tokens: list[bytes]) -> None:
         side, streams = self._side(), self._streams()
@@ -214,7 +243,7 @@ class Destination:
             self._side().hvcpus[stream], stream, streams.cancelled.is_set, RECV_SECONDS
         )
 
-    def _watch(self, _: rpc.Params) -> rpc.Params:
+    def _watch(self, _: messages.Watch) -> messages.Taken:
         """How many bytes the firmware has taken; fails with the cause when a stream has failed."""
         self._check_alive()
         streams = self._streams()
@@ -222,7 +251,7 @@ class Destination:
         for call in (self._connected, *self._recvs):
             if call.done():  # type: ignore[attr-defined]
                 call.result()  # type: ignore[attr-defined]
-        return {"taken": streams.bytes_taken}
+        return messages.Taken(streams.bytes_taken)
 
     def dead(self) -> CpcError | None:
         """What to say when QEMU here has died."""
@@ -244,32 +273,29 @@ class Destination:
 
     # ---- the handover ----------------------------------------------------------
 
-    def _complete(self, params: rpc.Params) -> rpc.Params:
-        devices = check_device_state(params["devices"])
+    def _complete(self, request: messages.Complete) -> messages.Prepared:
         side, streams = self._side(), self._streams()
         streams.wait(self._recvs, self._check_alive, COMPLETE_LOOK)  # type: ignore[arg-type]
         hold.at("there-received")
-        side.load_devices(devices)
+        side.load_devices(request.devices)
         side.disks(True)
         self.prepared = True
-        token = session.prepare(side.main)
-        self.fact = DestinationFact.PREPARED
-        return {"token": _text(token)}
+        return messages.Prepared(session.prepare(side.main))
 
-    def _run(self, params: rpc.Params) -> rpc.Params:
+    def _run(self, request: messages.Run) -> messages.Released:
         side = self._side()
         hold.at("there-prepared")
-        token = session.run(side.main, _bytes(params["token"]))
+        token = session.run(side.main, request.token)
+        self.stage = Stage.RUNNING  # whatever fails from here on
         try:
             released = side.event_time("CPC_RELEASED")
         except TimeoutError:  # asked again: the event was taken the first time
             released = time.time()
-        self.fact = DestinationFact.RUNNING
         hold.at("there-released")
         self._announce()
-        self.job.record.data["running"] = _text(token)
+        self.job.record.data["running"] = base64.b64encode(token).decode("ascii")
         self.job.phase("running")
-        return {"token": _text(token), "released_at": released}
+        return messages.Released(token, released)
 
     def _announce(self) -> None:
         """Tell the network where the guest is now; the switchover is ours, not QEMU's."""
@@ -278,48 +304,47 @@ class Destination:
                 "announce-self", initial=50, max=550, rounds=5, step=100
             )
 
-    def _query(self, _: rpc.Params) -> rpc.Params:
+    def _query(self, _: messages.Query) -> messages.Fact:
         """How far the firmware is; with the token that proves it where there is one."""
         self.refresh()
-        aborted = self.fact is DestinationFact.ABORTED
-        return {
-            "fact": self.fact.name,
-            "token": self.job.record.data.get("abort", "") if aborted else "",
-        }
+        token = self._token() if self.stage is Stage.ABORTED else b""
+        return messages.Fact(self.fact.name, token)
 
     def refresh(self) -> None:
-        """Ask the firmware anew; for a shell found after a crash too."""
-        if self.side is None or self.fact in (DestinationFact.ABORTED, DestinationFact.NOTHING):
+        """Ask the firmware anew; for an incoming VM found after a crash too.
+
+        :raise CpcError: it cannot be asked.
+        """
+        if self.side is None or self.stage in (Stage.ABORTED, Stage.ENDED, Stage.IDLE):
             return
         if not self.side.vm.alive:
-            self.fact = DestinationFact.DEAD
+            self.stage = Stage.DEAD
             return
         # Who asks has stopped sending: a stream still waiting would be in the way.
         if self.streams is not None:
             self.streams.stop()
         self.side.settle_calls()
         phase = self.side.query().phase
-        self.fact = {
-            abi.PHASE_PREPARED: DestinationFact.PREPARED,
-            abi.PHASE_RUNNING: DestinationFact.RUNNING,
-            abi.PHASE_ABORTED: DestinationFact.ABORTED,
-            abi.PHASE_FAILED: DestinationFact.FAILED,
-        }.get(phase, DestinationFact.RECEIVING)
+        self.stage = {
+            abi.PHASE_PREPARED: Stage.PREPARED,
+            abi.PHASE_RUNNING: Stage.RUNNING,
+            abi.PHASE_ABORTED: Stage.ABORTED,
+            abi.PHASE_FAILED: Stage.FAILED,
+        }.get(phase, Stage.BROKEN)
 
-    def _done(self, _: rpc.Params) -> rpc.Params:
+    def _done(self, _: messages.Done) -> messages.Empty:
         self.finished.set()
-        return {}
+        return messages.Empty()
 
     # ---- giving up ---------------------------------------------------------------
 
-    def _abort(self, params: rpc.Params) -> rpc.Params:
-        words = shown(params.get("reason", "it did not say why"), 512)
+    def _abort(self, request: messages.Abort) -> messages.Aborted:
         error = self.dead() or CpcError(
             "the source gave the migration up",
             host=self.job.record.data.get("source"),
-            cause=words,
+            cause=request.reason,
         )
-        if params.get("lost") is True:
+        if request.lost:
             # Here it is given up for ever, or give_up() says that it cannot be. That it is no
             # more there is the source's word, so it is shown as that.
             source = self.job.record.data.get("source", "the source")
@@ -329,16 +354,17 @@ class Destination:
             error.hint = f"cpcctl vm status {name or 'VM'}, on {source}; then {RESTORE}"
         token = self.give_up(error)
         self.finished.set()
-        return {"token": _text(token)}
+        return messages.Aborted(token)
 
     def give_up(self, reason: CpcError) -> bytes:
         """Abort for ever, keep the token, end QEMU, remove what is left.
 
         :raise CpcError: (5) the guest may be running here.
         """
-        if self.fact is DestinationFact.ABORTED or self.side is None:
+        if self.stage is Stage.ABORTED or self.side is None:
             self.error = self.error or reason
-            return base64.b64decode(self.job.record.data.get("abort", ""))
+            self.stage = Stage.ABORTED if self._token() else Stage.ENDED
+            return self._token()
         side = self.side
         if self.streams is not None:
             self.streams.stop()
@@ -353,11 +379,11 @@ class Destination:
                     raise self._not_given_up(gone) from gone
             except CallError as error:
                 raise self._not_given_up(error) from error
-        self.job.record.data["abort"] = _text(token)
+        self.job.record.data["abort"] = base64.b64encode(token).decode("ascii")
         self.job.record.data.pop("launched", None)
         with contextlib.suppress(CpcError):  # a full disk must not keep the shell alive
             self.job.save()
-        self.fact = DestinationFact.ABORTED if token else DestinationFact.NOTHING
+        self.stage = Stage.ABORTED if token else Stage.ENDED
         self.error = self.error or reason
         side.close()
         lifecycle.discard(self.settings, side.vm.name)
@@ -366,10 +392,14 @@ class Destination:
             self.lock.remove()
         return token
 
+    def _token(self) -> bytes:
+        """ABORT's token, when there is one."""
+        return base64.b64decode(self.job.record.data.get("abort", ""))
+
     def _not_given_up(self, why: CpcError) -> CpcError:
         name = self._side().vm.name
         return CpcError(
-            f"VM {name} cannot be given up on {self.settings.host}",
+            f"cannot abort the incoming migration of VM {name} on {self.settings.host}",
             exit_code=ExitCode.UNPROVEN,
             host=self.settings.host,
             cause=why.cause or why.message,
@@ -394,11 +424,3 @@ class Destination:
         if self.streams is None:
             raise CpcError("no data stream is open", exit_code=ExitCode.REFUSED)
         return self.streams
-
-
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
-
-
-def _bytes(text: object) -> bytes:
-    return base64.b64decode(str(text), validate=True)

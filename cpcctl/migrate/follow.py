@@ -13,10 +13,11 @@ from typing import Any
 
 from cpcctl.config.patience import patient
 from cpcctl.config.settings import NAMES, Settings
-from cpcctl.errors import CpcError, ExitCode, Terminated
+from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host import atomic
 from cpcctl.host.state import Folders, VmLock
 from cpcctl.jobs.store import INTERRUPTED, RUNNING, Job, JobStore, Record
+from cpcctl.ui import interrupts
 from cpcctl.ui.context import Context
 from cpcctl.ui.output import pairs, size
 
@@ -56,7 +57,7 @@ def follow(ctx: Context, job_id: str, child: subprocess.Popen[bytes] | None = No
     """Show a job until it has ended or its controller is gone; Ctrl-C cancels it."""
     store = JobStore(Folders.of(ctx.settings).jobs)
     progress = ctx.progress()
-    phase, asked, number = "", 0, 0
+    phase, code = "", ExitCode.INTERRUPTED
     ok = False
     try:
         while True:
@@ -80,16 +81,15 @@ def follow(ctx: Context, job_id: str, child: subprocess.Popen[bytes] | None = No
                     expected = note.get("bytes_expected")
                     progress.update(note["bytes_sent"], expected, f"round {note['round']}")
                 time.sleep(LOOK_SECONDS)
-            except (KeyboardInterrupt, Terminated) as stop:
-                number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-                if not asked:
-                    ctx.out.note("cancelling; waiting until it is clear where the VM is")
-                asked += 1
+            except KeyboardInterrupt as stop:
+                interrupts.ignore()
+                code = interrupts.exit_code(stop)
+                ctx.out.note("cancelling; waiting until it is clear where the VM is")
                 request_cancel(store.load(job_id), child)
     finally:
         progress.finish(ok)
-    if number == signal.SIGTERM and record.exit_code == ExitCode.INTERRUPTED:
-        record.exit_code = int(ExitCode.TERMINATED)
+    if record.exit_code == ExitCode.INTERRUPTED:
+        record.exit_code = int(code)
     return record
 
 

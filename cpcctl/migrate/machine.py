@@ -136,6 +136,7 @@ class DestinationFact(Enum):
     RUNNING = "runs the guest"
     ABORTED = "has given up for ever"
     DEAD = "QEMU has gone"
+    UNKNOWN = "has a QEMU that it cannot ask"
     UNREACHABLE = "cannot be asked"
 
 
@@ -184,6 +185,7 @@ def settle(source: SourceFact, destination: DestinationFact, *, commit_token: bo
         return Step.CLEAN_SOURCE
     by_destination = {
         DestinationFact.UNREACHABLE: Step.UNPROVEN,
+        DestinationFact.UNKNOWN: Step.UNPROVEN,
         DestinationFact.RUNNING: Step.FINISH,
         DestinationFact.ABORTED: Step.RESUME_WITH_ABORT,
         DestinationFact.PREPARED: Step.SEND_COMMIT,

@@ -9,9 +9,7 @@ each other, and the guest waits for them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from cpcctl.ui.check import Check
 
@@ -27,18 +25,6 @@ class Room:
     cores: int
     free: float
     machine: str
-
-    @classmethod
-    def read(cls, document: Mapping[str, Any]) -> Room:
-        """From the answer of the other side, whose shape link/replies.py has checked."""
-        return cls(
-            document["hvcpus"], document["cores"], document["idle"], document["machine"]
-        )
-
-    def document(self) -> dict[str, Any]:
-        """For the other side."""
-        return {"hvcpus": self.hvcpus, "cores": self.cores, "idle": self.free,
-                "machine": self.machine}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import base64
 import contextlib
 import json
 import secrets
-import signal
 import socket
 import ssl
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
-from cpcctl.errors import CpcError, ExitCode, Terminated
+from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.folders import make_folder
 from cpcctl.host.state import Folders, VmLock, remove_tree
 from cpcctl.jobs.store import Job, JobStore
@@ -25,8 +24,10 @@ from cpcctl.link import rpc, tls
 from cpcctl.link.listener import Listener
 from cpcctl.link.ticket import SECRET_BYTES, Ticket
 from cpcctl.migrate.destination import Destination
-from cpcctl.migrate.machine import DestinationFact
+from cpcctl.migrate.messages import REQUESTS
+from cpcctl.migrate.order import Stage
 from cpcctl.migrate.side import Side
+from cpcctl.ui import interrupts
 from cpcctl.ui.context import Context
 from cpcctl.vm import lifecycle
 
@@ -93,10 +94,10 @@ def resume(ctx: Context, job: Job) -> int:
         with contextlib.suppress(CpcError):
             destination.side = Side.attach(lifecycle.attach(ctx.settings, name))
             destination.side.settle_calls()
-        destination.fact = DestinationFact.RECEIVING if destination.side else DestinationFact.DEAD
+        destination.stage = Stage.BROKEN if destination.side else Stage.DEAD
         destination.refresh()
     elif data.get("abort"):
-        destination.fact = DestinationFact.ABORTED
+        destination.stage = Stage.ABORTED
     destination.prepared = True  # it may have been; a source may need the answer
     job.phase("wait")
     return _end(ctx, job, destination, wishes, wishes.grace)
@@ -111,22 +112,31 @@ def _allowing(ctx: Context, wishes: Wishes) -> Settings:
 def _end(
     ctx: Context, job: Job, destination: Destination, wishes: Wishes, wait: float | None
 ) -> int:
-    signal.signal(signal.SIGTERM, _terminated)
+    reason: CpcError | None = None
     try:
         _serve(destination, wishes, wait)
-    except (KeyboardInterrupt, Terminated) as stop:
-        code = ExitCode.TERMINATED if isinstance(stop, Terminated) else ExitCode.INTERRUPTED
-        error = CpcError("receive was interrupted", exit_code=code, host=ctx.settings.host)
-        try:
-            _abandon(destination, error)
-        except CpcError as worse:
-            destination.error = worse
+    except KeyboardInterrupt as stop:
+        reason = CpcError(
+            "receive was interrupted",
+            exit_code=interrupts.exit_code(stop),
+            host=ctx.settings.host,
+        )
     except CpcError as error:
-        destination.error = error
+        reason = error
     finally:
+        interrupts.ignore()
+        _settle(destination, reason or CpcError("the source left", host=ctx.settings.host))
         destination.listener.close()
         destination.close()
     return _report(ctx, job, destination)
+
+
+def _settle(destination: Destination, reason: CpcError) -> None:
+    """However it came to its end: the guest runs here, or the migration is aborted here."""
+    try:
+        _abandon(destination, reason)
+    except CpcError as worse:
+        destination.error = worse
 
 
 def _serve(destination: Destination, wishes: Wishes, wait: float | None) -> None:
@@ -135,38 +145,29 @@ def _serve(destination: Destination, wishes: Wishes, wait: float | None) -> None
         try:
             link, peer = _next_source(destination, wait)
         except TimeoutError:
-            _abandon(destination, _lonely(destination, wishes))
-            return
-        except _NothingToWaitFor as over:
-            destination.give_up(over.error)
-            return
+            raise _lonely(destination, wishes) from None
         destination.job.record.data["peer"] = peer
         try:
-            rpc.serve(link, destination.handle, wishes.peer_timeout)
+            rpc.serve(
+                link, REQUESTS, destination.handle, wishes.peer_timeout, destination.source_lost
+            )
         except rpc.LinkLost:
             pass  # whatever it was, the source may come back with its ticket
         finally:
             with contextlib.suppress(OSError):
                 link.close()
-        if destination.side is not None or destination.fact is not DestinationFact.NOTHING:
+        if destination.side is not None or destination.stage is not Stage.IDLE:
             wait = wishes.grace
 
 
-class _NothingToWaitFor(Exception):
-    """The guest that was arriving can never run here: no source needs to come back."""
-
-    def __init__(self, error: CpcError) -> None:
-        super().__init__(error.message)
-        self.error = error
-
-
 def _next_source(destination: Destination, wait: float | None) -> tuple[ssl.SSLSocket, str]:
-    """As Listener.control; :raise _NothingToWaitFor: QEMU died before anything was final."""
+    """As Listener.control; :raise CpcError: QEMU died before anything was final, so the
+    guest can never run here and no source needs to come back."""
     deadline = None if wait is None else time.monotonic() + wait
     while True:
         error = None if destination.prepared else destination.dead()
         if error is not None:
-            raise _NothingToWaitFor(error)
+            raise error
         rest = LOOK_SECONDS if deadline is None else deadline - time.monotonic()
         try:
             return destination.listener.control(min(LOOK_SECONDS, max(0.0, rest)))
@@ -176,15 +177,14 @@ def _next_source(destination: Destination, wait: float | None) -> tuple[ssl.SSLS
 
 
 def _abandon(destination: Destination, error: CpcError) -> None:
-    """Nobody comes (back): keep a guest that runs here, give up any other."""
+    """Keep a guest that runs here, give up any other."""
     destination.refresh()
-    if destination.fact is DestinationFact.RUNNING:
-        return
-    destination.give_up(error)
+    if destination.stage is not Stage.RUNNING:
+        destination.give_up(error)
 
 
 def _lonely(destination: Destination, wishes: Wishes) -> CpcError:
-    if destination.fact is DestinationFact.NOTHING:
+    if destination.stage is Stage.IDLE:
         return CpcError(
             f"no source came within {wishes.wait or wishes.grace:g} s",
             exit_code=ExitCode.TIMED_OUT,
@@ -192,14 +192,14 @@ def _lonely(destination: Destination, wishes: Wishes) -> CpcError:
         )
     return CpcError(
         f"the source did not come back within {wishes.grace:g} s; "
-        "this side gave the guest up for ever",
+        "incoming migration aborted permanently",
         hint="look at `cpcctl job list` on the source",
     )
 
 
 def _report(ctx: Context, job: Job, destination: Destination) -> int:
     name = job.record.vm
-    if destination.fact is DestinationFact.RUNNING:
+    if destination.stage is Stage.RUNNING:
         result: dict[str, Any] = {"vm": name, "host": ctx.settings.host, "state": "running"}
         _forget_secrets(ctx, job)
         job.finish("done", result=result)
@@ -207,7 +207,7 @@ def _report(ctx: Context, job: Job, destination: Destination) -> int:
         return 0
     error = destination.error or CpcError("the source left", host=ctx.settings.host)
     state = STATES.get(error.exit_code)
-    if destination.fact is DestinationFact.NOTHING:
+    if destination.stage in (Stage.IDLE, Stage.ENDED):
         _forget_secrets(ctx, job)
     job.finish(state or "failed", error=error)
     raise error
@@ -227,7 +227,3 @@ def _say(ctx: Context, value: dict[str, Any], text: str) -> None:
 
 def _folder(folders: Folders, job_id: str) -> Path:
     return folders.jobs / f"{job_id}.link"
-
-
-def _terminated(_signal: int, _frame: object) -> None:
-    raise Terminated

@@ -11,6 +11,7 @@ import base64
 import threading
 import time
 from dataclasses import asdict, replace
+from typing import TypeVar
 
 from cpcctl import abi
 from cpcctl.abi_status import SUITE_NAMES
@@ -20,12 +21,14 @@ from cpcctl.host import cores, suite_speed
 from cpcctl.jobs.store import Job
 from cpcctl.link import listener, pump, rpc, tls
 from cpcctl.link.limit import Bucket
+from cpcctl.link.message import Message, Params, Request
 from cpcctl.link.ticket import Ticket
 from cpcctl.migrate import (
     checks,
     converge,
     facts,
     hold,
+    messages,
     parallel,
     running,
     session,
@@ -42,6 +45,7 @@ from cpcctl.ui.check import Check, refusal
 LOOK_SECONDS = patient(0.25)
 NAP_SHORT, NAP_LONG = 0.002, 0.05
 ROUND_SECONDS = 24 * 3600.0
+R = TypeVar("R", bound=Message)
 
 
 class Stop(Exception):
@@ -140,7 +144,8 @@ class Source:
                 hint=hints.unreachable(error, self.ticket.host, self.ticket.port),
             ) from error
         self.client = rpc.Client(link, self.ticket.address, self.options.peer_timeout)
-        self.host = str(self.client.call("hello", {"host": self.side.vm.host})["host"])
+        hello = messages.Hello(self.side.vm.host, messages.PROTOCOL)
+        self.host = self.ask(hello).host
 
     def preflight(self) -> None:
         """Every named check, on both sides. :raise CpcError: (3) with what failed."""
@@ -156,14 +161,14 @@ class Source:
 
     def checks_there(self) -> list[Check]:
         """What the destination finds, which looks at it as often as it is asked."""
-        answer = self.call("preflight", self.offer())
-        return checks.read(answer.get("checks"), self.host)
+        answer = self.ask(messages.Preflight(*self.offer()))
+        return checks.read(answer.checks, self.host)
 
-    def offer(self) -> rpc.Params:
-        """What the destination must know of this VM, with the hvCPUs it has now."""
+    def offer(self) -> tuple[Params, Params]:
+        """What the destination must know: this VM, with the hvCPUs it has now, and its host."""
         spec = replace(self.side.vm.spec, hvcpus=len(self.side.hvcpus))
         source = facts.source_document(facts.of_source(self.side))
-        return {"spec": spec.document(), "source": source}
+        return spec.document(), source
 
     def handshake(self) -> None:
         """Launch the shell there, agree on keys, open the data streams."""
@@ -171,29 +176,32 @@ class Source:
         here = parallel.Room(
             len(self.side.hvcpus), cores.count(), self._idle_cores(), cores.machine()
         )
-        answer = self.call("prepare", self.offer())
-        self.parallel = parallel.choose(here, parallel.Room.read(answer), self.options.parallel)
+        launched = self.ask(messages.Prepare(*self.offer()))
+        there = parallel.Room(launched.hvcpus, launched.cores, launched.idle, launched.machine)
+        self.parallel = parallel.choose(here, there, self.options.parallel)
         count = self.parallel.streams
         self.chosen = suites.choose(
             self.options.suites,
             self.side.speeds(abi.SPEED_SEAL),
-            suite_speed.read(answer["open"]),
+            suite_speed.read(launched.opening),
         )
         self.measure_clock()
         hello = session.open_session(self.side.main, abi.ROLE_SOURCE, self.chosen.suites)
-        answer = self.call("handshake", {"hello": _text(hello), "suites": self.options.suites})
-        ours = session.accept(self.side.main, _bytes(answer["hello"]))
-        session.confirm(self.side.main, _bytes(answer["confirmation"]))
-        answer = self.call("confirm", {"confirmation": _text(ours), "streams": count})
+        answer = self.ask(messages.Handshake(hello, self.options.suites))
+        ours = session.accept(self.side.main, answer.hello)
+        session.confirm(self.side.main, answer.confirmation)
+        tokens = self.ask(messages.Confirm(ours, count)).tokens
+        if len(tokens) != count:
+            raise rpc.LinkLost(f"{len(tokens)} stream tokens where {count} were asked for")
         opened = self.side.query()
         self.suite = opened.suite
         # Only a job that finds this session again may think that it was given away.
         self.job.record.data["session"] = opened.session.hex()
         bucket = Bucket(self.options.bandwidth, time.monotonic())
         pumps = []
-        for stream, token in enumerate(answer["tokens"]):
+        for stream, token in enumerate(tokens):
             link = listener.open_stream(
-                self.ticket.host, self.ticket.port, _bytes(token), self.options.peer_timeout
+                self.ticket.host, self.ticket.port, token, self.options.peer_timeout
             )
             pumps.append(pump.Sender(self.side.port(stream), link, bucket=bucket))
         self.streams = Streams(count)
@@ -209,7 +217,7 @@ class Source:
         best = 1e9
         for _ in range(3):
             before = time.time()
-            there = float(self.call("clock")["time"])
+            there = self.ask(messages.Clock()).time
             after = time.time()
             if after - before < best:
                 best = after - before
@@ -269,7 +277,7 @@ class Source:
         the round would look faster than the destination is.
         """
         streams, nap, told = self._streams(), NAP_SHORT, time.monotonic()
-        while streams.bytes_sent != self.call("watch")["taken"]:
+        while streams.bytes_sent != self.ask(messages.Watch()).taken:
             streams.check()
             self.look()
             if time.monotonic() - told > LOOK_SECONDS:
@@ -280,7 +288,7 @@ class Source:
 
     def _look_while_copying(self) -> None:
         if self.phase < Phase.FREEZE:
-            self.call("watch")
+            self.ask(messages.Watch())
         self.look()
         now = [self.side.hvcpus[s].mailbox.progress() for s in range(self._streams().count)]
         self.job.progress(
@@ -311,7 +319,7 @@ class Source:
         self.phase = Phase.FINAL
         final = streams.submit(lambda: self.send_round(abi.SEND_FINAL))
         side.disks(False)
-        prepared = streams.submit(lambda: self.call("complete", {"devices": devices}))
+        prepared = streams.submit(lambda: self.ask(messages.Complete(devices)))
         streams.wait([final], self.look, LOOK_SECONDS)
         self.phase = Phase.STATE
         session.state(side.main, streams.count, streams.cancelled.is_set)
@@ -320,7 +328,7 @@ class Source:
             entry.finish.set()
         self.phase = Phase.PREPARE
         (answer,) = streams.wait([prepared], self.look, LOOK_SECONDS)
-        token = _bytes(answer["token"])
+        token = answer.token
         self.look()
         self.job.record.data["prepared"] = _text(token)
         # Saved before the call: from now on a dead controller means: settle.
@@ -333,15 +341,15 @@ class Source:
         """The source has committed: make the destination run, then leave."""
         self.job.record.data["commit"] = _text(commit)
         self.phase = Phase.RUN
-        answer = self.call("run", {"token": _text(commit)})
+        answer = self.ask(messages.Run(commit))
         self.total = time.monotonic() - self.accepted
         self.job.phase(Phase.RUN.word)
         self.entered = time.monotonic()
-        released = float(answer["released_at"]) - self.clock_offset
+        released = answer.released_at - self.clock_offset
         if self.frozen_at:
             begin = self.frozen_at if self.paused_at is None else self.paused_at
             self.downtime = max(0.0, released - begin)
-        session.finish(self.side.main, _bytes(answer["token"]))
+        session.finish(self.side.main, answer.token)
         self.phase = Phase.FINISHED
 
     def result(self) -> dict[str, object]:
@@ -378,11 +386,11 @@ class Source:
             "protection": self.job.record.data.get("protection", ""),
         }
 
-    def call(self, method: str, params: rpc.Params | None = None) -> rpc.Params:
-        """Ask the destination."""
+    def ask(self, request: Request[R]) -> R:
+        """Ask the destination. Raises as rpc.Client.ask."""
         if self.client is None:
             raise rpc.LinkLost("there is no connection")
-        return self.client.call(method, params)
+        return self.client.ask(request)
 
     def _streams(self) -> Streams:
         if self.streams is None:
@@ -400,13 +408,6 @@ class Source:
 
 def _text(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
-
-
-def _bytes(text: object) -> bytes:
-    try:
-        return base64.b64decode(str(text), validate=True)
-    except ValueError as error:
-        raise rpc.LinkLost("the destination's answer makes no sense") from error
 
 
 def _rounded(value: float | None) -> float | None:

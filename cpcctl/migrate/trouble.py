@@ -11,6 +11,7 @@ from cpcctl.config.patience import patient
 from cpcctl.errors import RESTORE, CpcError, ExitCode
 from cpcctl.host.qmp import QmpError, QmpGone
 from cpcctl.link import rpc
+from cpcctl.migrate import messages
 from cpcctl.migrate.machine import (
     Action,
     DestinationFact,
@@ -60,7 +61,7 @@ def why_broken(source: Source, error: StreamBroke) -> Exception:
     if not source.side.vm.alive:
         return error
     try:
-        source.call("watch")
+        source.ask(messages.Watch())
     except rpc.RemoteError as told:
         return told
     except rpc.LinkLost as lost:
@@ -112,7 +113,7 @@ def _do(source: Source, action: Action, event: Event) -> None:
         # When it cannot hear, its own grace period ends it.
         with contextlib.suppress(rpc.LinkLost, rpc.RemoteError):
             lost = event is Event.QEMU_DEAD
-            source.call("abort", {"reason": f"the source gave up: {event.value}", "lost": lost})
+            source.ask(messages.Abort(f"the source gave up: {event.value}", lost))
     elif action is Action.RESUME_SOURCE:
         resume(source.side, b"", paused=source.paused)
 
@@ -154,7 +155,7 @@ def settle_now(source: Source, cause: CpcError) -> CpcError | None:
         step = settle(ours, fact, commit_token="commit" in source.job.record.data)
         try:
             if step is Step.ASK_ABORT:
-                source.call("abort", {"reason": "the destination failed after the commit"})
+                source.ask(messages.Abort("the destination failed after the commit"))
             elif step is not Step.UNPROVEN:
                 return take(source, step, token, cause)
         except (CpcError, rpc.LinkLost, OSError) as error:
@@ -169,7 +170,7 @@ def take(source: Source, step: Step, token: bytes, cause: CpcError) -> CpcError 
     name, side = source.side.vm.name, source.side
     if step in (Step.RESUME, Step.RESUME_WITH_ABORT):
         with contextlib.suppress(rpc.LinkLost, rpc.RemoteError):
-            source.call("abort", {"reason": "the source resumes"})
+            source.ask(messages.Abort("the source resumes"))
         resume(side, token if step is Step.RESUME_WITH_ABORT else b"")
         cause.exit_code = ExitCode.FAILED
         cause.message += f"; VM {name} runs on {side.vm.host}"
@@ -189,7 +190,7 @@ def take(source: Source, step: Step, token: bytes, cause: CpcError) -> CpcError 
     if step is Step.LOST:
         # So that the other side says the same, at once: it would wait for us until its grace ends.
         with contextlib.suppress(rpc.LinkLost, rpc.RemoteError):
-            source.call("abort", {"reason": cause.message, "lost": True})
+            source.ask(messages.Abort(cause.message, lost=True))
         cause.exit_code = ExitCode.LOST
         cause.message += f"; VM {name} is lost"
         cause.hint = RESTORE
@@ -212,7 +213,7 @@ def give_away_again(source: Source) -> None:
     if source.side.vm.alive:
         source.give_away(commit)
     else:
-        source.call("run", {"token": base64.b64encode(commit).decode("ascii")})
+        source.ask(messages.Run(commit))
         source.phase = Phase.FINISHED
 
 
@@ -238,10 +239,9 @@ def ask_destination(source: Source) -> tuple[DestinationFact, bytes]:
     try:
         if source.client is None or source.client.lost is not None:
             source.connect()
-        answer = source.call("query")
-        fact = DestinationFact[str(answer["fact"])]
-        return fact, base64.b64decode(str(answer.get("token", "")))
-    except (rpc.LinkLost, CpcError, OSError, KeyError, ValueError):
+        answer = source.ask(messages.Query())
+        return DestinationFact[answer.fact], answer.token
+    except (rpc.LinkLost, CpcError, OSError):
         return DestinationFact.UNREACHABLE, b""
 
 

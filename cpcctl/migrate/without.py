@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 
 from cpcctl.config.settings import Settings
@@ -10,7 +11,7 @@ from cpcctl.errors import RESTORE, CpcError, ExitCode
 from cpcctl.jobs.store import Job
 from cpcctl.link import rpc, tls
 from cpcctl.link import ticket as tickets
-from cpcctl.migrate import machine, worker
+from cpcctl.migrate import machine, messages, worker
 from cpcctl.migrate.machine import DestinationFact, SourceFact, Step
 from cpcctl.migrate.options import Options
 from cpcctl.vm import lifecycle
@@ -68,30 +69,26 @@ def _ask(job: Job) -> tuple[Step, str]:
         raise CpcError("the destination refused the connection", cause=str(error)) from error
     client = rpc.Client(link, ticket.address, options.peer_timeout)
     try:
-        host = str(client.call("hello", {"host": job.record.host})["host"])
+        host = client.ask(messages.Hello(job.record.host, messages.PROTOCOL)).host
         step = _next(client, "commit" in data)
         if step is Step.SEND_COMMIT:
             # Its answer is not needed: what it says of itself afterwards is.
             with contextlib.suppress(rpc.RemoteError):
-                client.call("run", {"token": data["commit"]})
+                client.ask(messages.Run(base64.b64decode(data["commit"])))
             step = _next(client, True)
         # If it cannot hear this, its grace ends it; what is settled stays settled.
         with contextlib.suppress(rpc.LinkLost, rpc.RemoteError):
             if step is Step.CLEAN_SOURCE:
-                client.call("done")
+                client.ask(messages.Done())
             elif step is Step.LOST:
-                client.call("abort", {"reason": "QEMU on the source died", "lost": True})
+                client.ask(messages.Abort("QEMU on the source died", lost=True))
         return step, host
     finally:
         client.close()
 
 
 def _next(client: rpc.Client, commit_token: bool) -> Step:
-    answer = client.call("query")
-    try:
-        fact = DestinationFact[str(answer["fact"])]
-    except KeyError as error:
-        raise CpcError("the destination's answer makes no sense") from error
+    fact = DestinationFact[client.ask(messages.Query()).fact]
     return machine.settle(SourceFact.DEAD, fact, commit_token=commit_token)
 
 

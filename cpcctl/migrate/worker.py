@@ -17,7 +17,7 @@ from cpcctl.host.state import Folders
 from cpcctl.jobs.store import Job, JobStore
 from cpcctl.link import rpc
 from cpcctl.link import ticket as tickets
-from cpcctl.migrate import trouble
+from cpcctl.migrate import messages, trouble
 from cpcctl.migrate.machine import Phase
 from cpcctl.migrate.options import Options
 from cpcctl.migrate.side import Side
@@ -39,7 +39,8 @@ def run(settings: Settings, job: Job) -> ExitCode:
         source = make_source(settings, job)
     except CpcError as error:
         return end(job, error)
-    signal.signal(signal.SIGTERM, lambda *_: source.cancel.set())
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: source.cancel.set())
     try:
         failure = drive(source)
         if failure is not None:
@@ -84,7 +85,7 @@ def leave(settings: Settings, source: Source) -> None:
     _check_frozen(source)
     # If it cannot hear, the destination ends by itself; the guest is there.
     with contextlib.suppress(rpc.LinkLost, CpcError):
-        source.call("done")
+        source.ask(messages.Done())
     if source.streams is not None:
         source.streams.stop()
     source.side.close()

@@ -12,6 +12,7 @@ from typing import Any
 from cpcctl.host.shm import Layout, doorbell
 from cpcctl.snp import definition as snp
 from cpcctl.snp.definition import Snp
+from cpcctl.vm.ending import TRACE
 from cpcctl.vm.spec import Disk, Nic, VmSpec
 
 # Where every processor that runs SEV-SNP has its C-bit, and what it costs of addresses.
@@ -61,6 +62,8 @@ def command(spec: VmSpec, launch: Launch) -> list[str]:
         argv += ["-L", str(launch.qemu_data)]
     argv += ["-name", f"guest={_quoted(spec.name)},debug-threads=on"]
     argv += ["-no-user-config", "-nodefaults", "-display", "none"]
+    # Why it ends, in its log, also when nobody is attached then.
+    argv += ["-trace", TRACE]
     argv += _machine(spec, launch)
     argv += _memory(spec)
     if spec.platform == snp.PLATFORM:

@@ -6,32 +6,30 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGKILL, SIGTERM
 from typing import Any
 
 from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, reason
-from cpcctl.host import atomic
-from cpcctl.host.files import read_all
-from cpcctl.host.firmware import Hvcpu
+from cpcctl.host import atomic, life
 from cpcctl.host.folders import make_folder
-from cpcctl.host.process import ProcessId, spawn
-from cpcctl.host.qmp import CONNECT_SECONDS, Qmp, QmpGone
+from cpcctl.host.qmp import Qmp, QmpGone
 from cpcctl.host.shm import RingFile
 from cpcctl.host.state import Folders, VmLock, VmPaths, disk_error, remove_tree
+from cpcctl.qemu import watcher
 from cpcctl.snp import checks as snp_checks
 from cpcctl.snp import definition as snp
 from cpcctl.ui import hints
 from cpcctl.vm import command as commands
-from cpcctl.vm import live, protection, ready
+from cpcctl.vm import live, protection, ready, registry
 from cpcctl.vm import spec as specs
 from cpcctl.vm.prepare import Note, command_line, resolve
+from cpcctl.vm.registry import RunsAlready as RunsAlready
+from cpcctl.vm.registry import Vm as Vm
+from cpcctl.vm.registry import attach as attach
 from cpcctl.vm.spec import VmSpec
 
 START_TIMEOUT = patient(60.0)
@@ -39,122 +37,6 @@ FIRMWARE_SECONDS = patient(30.0)
 LOOK_SECONDS = patient(5.0)
 # QEMU itself, its devices and its translated code.
 OVERHEAD = 256 << 20
-# The command line is most of it.
-PROCESS_MAX = 1 << 20
-# Of a log, in an error that the other host shows as well: it takes 2000 characters of it.
-WORDS_MAX = 1500
-
-
-@dataclass
-class Vm:
-    """A VM whose QEMU runs on this host."""
-
-    name: str
-    spec: VmSpec
-    paths: VmPaths
-    process: ProcessId
-    argv: list[str]
-    host: str
-    # Kept so that a QEMU we started ourselves does not stay a zombie.
-    child: subprocess.Popen[bytes] | None = None
-
-    @property
-    def alive(self) -> bool:
-        """True while its QEMU runs."""
-        if self.child is not None:
-            self.child.poll()
-        return self.process.alive
-
-    def qmp(self, *, job: bool = False, timeout: float = CONNECT_SECONDS) -> Qmp:
-        """A QMP session; jobs have a socket of their own. Raises QmpGone."""
-        path = self.paths.qmp_job if job else self.paths.qmp
-        return Qmp.connect(path, timeout, label=f"VM {self.name}", host=self.host)
-
-    def rings(self) -> RingFile:
-        """Its ring file, mapped. Raises CpcError (4)."""
-        return RingFile.open(self.paths.ring)
-
-    def hvcpu(self, qmp: Qmp, rings: RingFile, number: int) -> Hvcpu:
-        """One of its hvCPUs, to call."""
-        return Hvcpu(qmp, rings, number)
-
-    @property
-    def last_words(self) -> str:
-        """How a QEMU that is gone ended, as far as that is known, and the end of its log."""
-        code = self.child.returncode if self.child is not None else None
-        how = "" if code is None else live.ending(code)
-        said = live.log_tail(self.paths.log, WORDS_MAX)
-        return "\n".join(filter(None, (how, said))) or "it left no word in its log"
-
-    def kill(self) -> None:
-        """End its QEMU at once; the guest is gone. Waits until it is."""
-        self.process.signal(SIGTERM)
-        if not self.process.wait_gone(5.0):
-            self.process.signal(SIGKILL)
-            self.process.wait_gone(5.0)
-        if self.child is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.child.wait(1.0)
-
-
-class RunsAlready(CpcError):
-    """A VM that is to be started has the name of one that runs here."""
-
-    def __init__(self, vm: Vm) -> None:
-        super().__init__(
-            f"VM {vm.name} runs on {vm.host} already",
-            exit_code=ExitCode.REFUSED,
-            host=vm.host,
-            hint=f"cpcctl vm status {vm.name}",
-        )
-        self.vm = vm
-
-
-def attach(settings: Settings, name: str) -> Vm:
-    """The running VM of that name.
-
-    Raises CpcError (2) when this host has none, (4) when its QEMU is gone.
-    """
-    folders = Folders.of(settings)
-    paths = folders.vm(name)
-    if not paths.definition.exists():
-        raise _no_vm(settings, name)
-    vm = _recorded(settings, name, paths)
-    if vm is None or not vm.alive:
-        raise CpcError(
-            f"VM {name} does not run",
-            exit_code=ExitCode.UNREACHABLE,
-            host=settings.host,
-            cause=live.log_tail(paths.log),
-            hint=f"cpcctl vm start {paths.definition}",
-        )
-    return vm
-
-
-def _no_vm(settings: Settings, name: str) -> CpcError:
-    return CpcError(
-        f"no VM {name} on {settings.host}", exit_code=ExitCode.USAGE, hint="cpcctl vm list"
-    )
-
-
-def _recorded(settings: Settings, name: str, paths: VmPaths) -> Vm | None:
-    """What the files say, without looking whether it still runs."""
-    try:
-        document = json.loads(read_all(paths.process, PROCESS_MAX))
-        process = ProcessId(int(document["pid"]), int(document["started"]))
-        if not 0 < process.pid < 1 << 31:
-            raise ValueError(f"{process.pid} is no process")
-        argv = [str(word) for word in document["argv"]]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError) as error:
-        raise CpcError(
-            f"{paths.process} is damaged; whether VM {name} runs is not known",
-            exit_code=ExitCode.UNPROVEN,
-            cause=reason(error),
-            hint=f"ps ax | grep guest={name}",
-        ) from error
-    return Vm(name, specs.load(paths.definition), paths, process, argv, settings.host)
 
 
 def available_memory() -> int:
@@ -195,7 +77,7 @@ def start(
                     held.remove()
                 raise
     paths = Folders.of(settings).vm(spec.name)
-    existing = _recorded(settings, spec.name, paths)
+    existing = registry.recorded(settings, spec.name, paths)
     if existing is not None and existing.alive:
         raise RunsAlready(existing)
     _check_memory(settings, spec)
@@ -211,9 +93,10 @@ def start(
     try:
         return _launch(settings, spec, paths, argv)
     except BaseException:
-        remove_tree(paths.run)
-        if not known:
-            remove_tree(paths.state)
+        if not registry.held(spec.name, paths):
+            remove_tree(paths.run)
+            if not known:
+                remove_tree(paths.state)
         raise
 
 
@@ -246,18 +129,12 @@ def _launch(settings: Settings, spec: VmSpec, paths: VmPaths, argv: list[str]) -
     except OSError as error:
         raise disk_error(paths.state, error) from error
     try:
-        child = spawn(argv, paths.log)
+        with life.lock(paths.life) as held:
+            child = watcher.start(argv, paths.log, (held,))
     except OSError as error:
-        raise CpcError(
-            f"QEMU {argv[0]} cannot be executed",
-            exit_code=ExitCode.UNREACHABLE,
-            host=settings.host,
-            cause=reason(error),
-            hint="cpcctl doctor",
-        ) from error
-    process = ProcessId.of(child.pid)
-    assert process is not None, "a child stays until it is waited for"
-    vm = Vm(spec.name, spec, paths, process, argv, settings.host, child)
+        raise _not_executed(settings.host, argv, reason(error)) from error
+    process = child.qemu
+    vm = Vm(spec.name, spec, paths, process, argv, settings.host, child.shell)
     try:
         record = {"pid": process.pid, "started": process.started, "argv": argv}
         try:
@@ -305,15 +182,27 @@ def _first_contact(vm: Vm) -> Qmp:
         time.sleep(0.005)
 
 
+def _not_executed(host: str, argv: list[str], why: str | None) -> CpcError:
+    return CpcError(
+        f"QEMU {argv[0]} cannot be executed",
+        exit_code=ExitCode.UNREACHABLE,
+        host=host,
+        cause=why,
+        hint="cpcctl doctor",
+    )
+
+
 def _ended(vm: Vm) -> CpcError:
     """The error for a QEMU that ended before it answered."""
     code = vm.child.returncode if vm.child is not None else None
-    if code is not None and code < 0:
+    if code in (watcher.NOT_FOUND, watcher.NOT_EXECUTABLE):
+        return _not_executed(vm.host, vm.argv, live.log_tail(vm.paths.log))
+    if code is not None and code > watcher.SIGNALLED:
         return CpcError(
-            f"QEMU of VM {vm.name} was killed by signal {-code} while it started",
+            f"QEMU of VM {vm.name} ended while it started",
             exit_code=ExitCode.UNREACHABLE,
             host=vm.host,
-            cause=live.log_tail(vm.paths.log),
+            cause=vm.last_words,
             hint="cpcctl doctor",
         )
     words = live.log_tail(vm.paths.log)
@@ -344,13 +233,13 @@ def stop(
     paths = Folders.of(settings).vm(name)
     # Before the lock: a mistyped name leaves no lock file.
     if not paths.state.exists():
-        raise _no_vm(settings, name)
+        raise registry.no_vm(settings, name)
     if lock is None:
         with VmLock.take(Folders.of(settings), name, "vm stop") as held:
             return stop(
                 settings, name, force=force, timeout=timeout, lock=held, waiting=waiting
             )
-    vm = _recorded(settings, name, paths) if paths.definition.exists() else None
+    vm = registry.recorded(settings, name, paths) if paths.definition.exists() else None
     if vm is None or not vm.alive:
         _remove_definition(paths)
         return False
@@ -363,13 +252,15 @@ def stop(
             vm.kill()
         elif waiting is not None:
             waiting()
-        if not vm.process.wait_gone(timeout):
+        if not vm.wait_gone(timeout):
             raise CpcError(
                 f"VM {name} did not shut down within {timeout:g} s and runs on",
                 exit_code=ExitCode.TIMED_OUT,
                 hint=f"cpcctl vm console {name}: what the guest does\n"
                 f"cpcctl vm stop --force {name}: end it at once; what it has not written is lost",
             )
+    if not vm.wait_gone(0):
+        raise _lives(settings, name)
     _remove_definition(paths)
     return True
 
@@ -404,7 +295,7 @@ def _remove_definition(paths: VmPaths) -> None:
 
 def discard(settings: Settings, name: str) -> None:
     """End the QEMU of a guest that never ran here and remove its files."""
-    vm = _recorded(settings, name, Folders.of(settings).vm(name))
+    vm = registry.recorded(settings, name, Folders.of(settings).vm(name))
     if vm is not None and vm.alive:
         vm.kill()
     forget(settings, name)
@@ -416,13 +307,21 @@ def forget(settings: Settings, name: str) -> None:
     Raises CpcError (5) when it does run.
     """
     paths = Folders.of(settings).vm(name)
-    vm = _recorded(settings, name, paths)
+    vm = registry.recorded(settings, name, paths)
     if vm is not None and vm.alive:
-        raise CpcError(
-            f"VM {name} still runs on {settings.host}", exit_code=ExitCode.UNPROVEN
-        )
+        raise _lives(settings, name)
     remove_tree(paths.run)
     remove_tree(paths.state)
+
+
+def _lives(settings: Settings, name: str) -> CpcError:
+    return CpcError(
+        f"VM {name} still runs on {settings.host}",
+        exit_code=ExitCode.UNPROVEN,
+        host=settings.host,
+        cause="its process, or one that it started, could not be ended",
+        hint=f"cpcctl vm status {name}; ps ax | grep guest={name}",
+    )
 
 
 def status(settings: Settings, name: str) -> dict[str, Any]:
@@ -431,8 +330,8 @@ def status(settings: Settings, name: str) -> dict[str, Any]:
     state: stopped, unreachable, frozen, or QEMU's run state (running, paused,
     postmigrate, ...); with it, from a QEMU that answers: hvcpus, gvcpus,
     trusted_bytes, firmware_version, launch_digest; emulated, policy: of an SEV-SNP guest;
-    ended: why the guest ended itself, of a stopped one that did. Raises CpcError (2)
-    when there is none.
+    ended: why QEMU of a stopped one went, ended_by: the same as ending.Why.
+    Raises CpcError (2) when there is none.
     """
     return look(settings, name)[0]
 
@@ -441,11 +340,11 @@ def look(settings: Settings, name: str) -> tuple[dict[str, Any], CpcError | None
     """status(), and why it is unreachable when it is."""
     paths = Folders.of(settings).vm(name)
     if not paths.definition.exists():
-        raise _no_vm(settings, name)
+        raise registry.no_vm(settings, name)
     found: dict[str, Any] = {"name": name, "host": settings.host, "state": "stopped"}
     try:
         spec = specs.load(paths.definition)
-        vm = _recorded(settings, name, paths)
+        vm = registry.recorded(settings, name, paths)
     except CpcError as error:
         return {**found, "state": "unreachable", "error": error.message}, error
     found |= {"memory": spec.memory, "machine": spec.machine, "accel": spec.accel}
@@ -455,7 +354,8 @@ def look(settings: Settings, name: str) -> tuple[dict[str, Any], CpcError | None
     if spec.platform == snp.PLATFORM:
         found |= {"emulated": protection.emulated(spec.accel), "policy": f"{spec.snp.policy:#x}"}
     if vm is None or not vm.alive:
-        return found | live.ended(spec, paths.log), None
+        end = live.ended(paths.log)
+        return found | {"ended": end.words, "ended_by": end.why.value}, None
     found["pid"] = vm.process.pid
     try:
         with vm.qmp(timeout=LOOK_SECONDS) as qmp:

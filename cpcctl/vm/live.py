@@ -8,12 +8,13 @@ from typing import Any
 
 from cpcctl.host.files import read_end
 from cpcctl.host.qmp import Qmp
-from cpcctl.snp import termination
 from cpcctl.ui import hints
 from cpcctl.vm import command as commands
+from cpcctl.vm import ending
+from cpcctl.vm.ending import Ending
 from cpcctl.vm.spec import VmSpec
 
-LOG_MAX = 1 << 20
+LOG_MAX = 64 << 10
 
 
 def look(qmp: Qmp, spec: VmSpec) -> dict[str, Any]:
@@ -83,27 +84,24 @@ def _confidential(qmp: Qmp, spec: VmSpec) -> dict[str, Any]:
     return {"launch_digest": qmp.execute("query-sev-emulation")["launch-digest"]}
 
 
-def ended(spec: VmSpec, log: Path) -> dict[str, Any]:
-    """Why a VM that does not run ended, if its guest said so."""
-    if spec.platform == "plain":
-        return {}
-    try:
-        why = termination.in_log(read_end(log, LOG_MAX).decode("utf-8", "replace"))
-    except OSError:
-        return {}
-    return {} if why is None else {"ended": why}
+def ended(log: Path) -> Ending:
+    """Why a VM that does not run ended, from the end of its QEMU's log."""
+    return ending.read(_end(log, LOG_MAX) or "")
 
 
 def log_tail(log: Path, limit: int = 4096) -> str | None:
     """QEMU's last words, of so many bytes; warnings only where there is nothing else."""
-    try:
-        text = read_end(log, limit).decode("utf-8", "replace").strip()
-    except OSError:
+    text = _end(log, limit)
+    if text is None:
         return None
+    text = ending.without_ours(text).strip()
     errors = [line for line in text.splitlines() if ": warning: " not in line]
     return "\n".join(errors) or text or None
 
 
-def ending(code: int) -> str:
-    """A process's end by its return code, as subprocess has it."""
-    return f"it was killed by signal {-code}" if code < 0 else f"it ended with status {code}"
+def _end(log: Path, limit: int) -> str | None:
+    """The last so many bytes of a log; None when it cannot be read."""
+    try:
+        return read_end(log, limit).decode("utf-8", "replace")
+    except OSError:
+        return None

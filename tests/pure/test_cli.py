@@ -223,6 +223,7 @@ def test_json_says_whether_an_snp_guest_is_emulated(
     folder = host / "s" / "vms" / "a"
     folder.mkdir(parents=True)
     (folder / "vm.yaml").write_text(f"name: a\nmemory: 256M\nmachine: pc-q35-10.0\n{definition}")
+    (folder / "qemu.lock").touch()
     assert run("vm", "status", "a", "--format", "json") == 0
     assert json.loads(capsys.readouterr().out).get("emulated") is emulated
     assert run("vm", "list", "--format", "json") == 0

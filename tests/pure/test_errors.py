@@ -8,7 +8,8 @@ import json
 import pytest
 
 from cpcctl import __main__ as entry
-from cpcctl.errors import CpcError, ExitCode, Terminated
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.ui.interrupts import Interrupted
 
 
 def test_everything_is_rendered_in_order() -> None:
@@ -34,8 +35,8 @@ def test_nothing_steers_the_terminal() -> None:
 def test_exit_codes_are_the_documented_ones() -> None:
     assert {code.name: int(code) for code in ExitCode} == {
         "OK": 0, "FAILED": 1, "USAGE": 2, "REFUSED": 3, "UNREACHABLE": 4, "UNPROVEN": 5,
-        "TIMED_OUT": 6, "LOST": 7, "DEFECT": 70, "BUSY": 75, "INTERRUPTED": 130,
-        "TERMINATED": 143,
+        "TIMED_OUT": 6, "LOST": 7, "DEFECT": 70, "BUSY": 75, "HUNG_UP": 129,
+        "INTERRUPTED": 130, "TERMINATED": 143,
     }
 
 
@@ -44,7 +45,8 @@ def test_exit_codes_are_the_documented_ones() -> None:
     [
         (CpcError("no", exit_code=ExitCode.BUSY), 75),
         (KeyboardInterrupt(), 130),
-        (Terminated(), 143),
+        (Interrupted(15), 143),
+        (Interrupted(1), 129),
         (ZeroDivisionError("boom"), 70),
     ],
 )

@@ -31,6 +31,8 @@ def test_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> 
         paths.state.mkdir(parents=True)
         paths.run.mkdir(parents=True)
         paths.definition.write_text(f"name: {name}\nmemory: 64M\n")
+        if name == "good":
+            paths.life.touch()
     paths.process.write_text(text, encoding="latin-1")
     with pytest.raises(CpcError) as caught:
         lifecycle.attach(settings, "bad")

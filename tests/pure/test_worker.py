@@ -15,6 +15,7 @@ from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.process import ProcessId
 from cpcctl.host.state import Folders
 from cpcctl.jobs.store import JobStore
+from cpcctl.link.message import Request
 from cpcctl.migrate import follow, worker
 from cpcctl.migrate.machine import Phase
 from cpcctl.ui.context import Context
@@ -41,8 +42,8 @@ class Machine:
             raise CpcError("it does not answer")
         return {"frozen": self.state == "frozen"}
 
-    def call(self, method: str) -> None:
-        self.asked.append(method)
+    def ask(self, request: Request[Any]) -> None:
+        self.asked.append(request.name)
 
     def close(self) -> None:
         pass

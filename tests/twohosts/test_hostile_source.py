@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from cpcctl.link import rpc, tls
 from cpcctl.link import ticket as tickets
+from cpcctl.link.message import Request
+from cpcctl.migrate import messages
 from tests.twohosts.pair import Pair, finish
 
 SOURCE = {
@@ -19,13 +22,13 @@ SOURCE = {
 }
 
 
-def offer(**more: Any) -> rpc.Params:
+def offer(kind: Callable[[Any, Any], Request[Any]], **more: Any) -> Request[Any]:
     spec = {"name": "evil", "memory": "64M", "machine": "pc-q35-10.0", **more}
-    return {"spec": spec, "source": SOURCE}
+    return kind(spec, SOURCE)
 
 
-@pytest.mark.parametrize("method", ["preflight", "prepare"])
-def test_files_and_devices_of_the_host(pair: Pair, tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize("kind", [messages.Preflight, messages.Prepare])
+def test_files_and_devices_of_the_host(pair: Pair, tmp_path: Path, kind: Any) -> None:
     receive, text = pair.receive()
     ticket = tickets.parse(text)
     client = rpc.Client(tls.connect(ticket, 5), ticket.address, 5)
@@ -45,19 +48,19 @@ def test_files_and_devices_of_the_host(pair: Pair, tmp_path: Path, method: str) 
         ("vtpm", {"devices": ["tpm-crb,tpmdev=x"]}),
     ]
     for name, attack in attacks:
-        if method == "preflight":
-            found = client.call("preflight", offer(**attack))["checks"]
-            assert [check["name"] for check in found if not check["ok"]] == [name]
+        if kind is messages.Preflight:
+            found = client.ask(offer(messages.Preflight, **attack))
+            assert [check.name for check in found.checks if not check.ok] == [name]
         else:
             with pytest.raises(rpc.RemoteError) as caught:
-                client.call("prepare", offer(**attack))
+                client.ask(offer(kind, **attack))
             assert f"{name}: " in (caught.value.cause or "")
     with pytest.raises(rpc.RemoteError) as caught:
-        client.call(method, offer(cpu="max,memory=ram0"))
+        client.ask(offer(kind, cpu="max,memory=ram0"))
     assert "is not a model" in (caught.value.cause or "")
     with pytest.raises(rpc.RemoteError, match="reports an error") as caught:
         for _ in range(40):
-            client.call("preflight", offer(kernel="/etc/shadow"))
+            client.ask(offer(messages.Preflight, kernel="/etc/shadow"))
     assert "often enough" in (caught.value.cause or "")
     client.close()
     receive.terminate()

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ctrl-C, SIGTERM and a terminal that is closed: each of them cancels first."""
+
+from __future__ import annotations
+
+import signal
+
+from cpcctl.errors import ExitCode
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: the same clean-up as Ctrl-C, another exit code."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = ExitCode(128 + number)
+
+
+def exit_code(stop: KeyboardInterrupt) -> ExitCode:
+    """129 after SIGHUP, 130 after Ctrl-C, 143 after SIGTERM."""
+    return stop.exit_code if isinstance(stop, Interrupted) else ExitCode.INTERRUPTED
+
+
+def hear() -> None:
+    """Let SIGTERM and SIGHUP end what runs as Ctrl-C does; `nohup` stays in force."""
+    signal.signal(signal.SIGTERM, _interrupted)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _interrupted)
+
+
+def ignore() -> None:
+    """Asked again, clean-up would only leave behind what it was asked to end."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _interrupted(number: int, _frame: object) -> None:
+    raise Interrupted(number)

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The VMs of this host that cpcctl started: found again, and proven to run or to be gone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+from dataclasses import dataclass
+from signal import SIGKILL, SIGTERM
+
+from cpcctl.config.settings import Settings
+from cpcctl.errors import CpcError, ExitCode, reason
+from cpcctl.host import life
+from cpcctl.host.files import read_all
+from cpcctl.host.firmware import Hvcpu
+from cpcctl.host.process import ProcessId
+from cpcctl.host.qmp import CONNECT_SECONDS, Qmp
+from cpcctl.host.shm import RingFile
+from cpcctl.host.state import Folders, VmPaths
+from cpcctl.vm import live
+from cpcctl.vm import spec as specs
+from cpcctl.vm.ending import Ending
+from cpcctl.vm.spec import VmSpec
+
+# Of a log, in an error that the other host shows as well: it takes 2000 characters of it.
+WORDS_MAX = 1500
+# The command line is most of it.
+PROCESS_MAX = 1 << 20
+
+
+@dataclass
+class Vm:
+    """A VM whose QEMU runs on this host."""
+
+    name: str
+    spec: VmSpec
+    paths: VmPaths
+    process: ProcessId
+    argv: list[str]
+    host: str
+    # Kept so that a QEMU we started ourselves does not stay a zombie.
+    child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """False once it is proven that its QEMU is gone; how it ended is in the log then.
+
+        Proof is that the recorded process is gone, and that nobody holds the lock that
+        QEMU inherited.
+        """
+        if self.child is not None:
+            self.child.poll()
+        return self.process.alive or held(self.name, self.paths) is True
+
+    def wait_gone(self, timeout: float) -> bool:
+        """True when that is proven within timeout seconds."""
+        deadline = time.monotonic() + timeout
+        while self.alive:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+    @property
+    def ending(self) -> Ending:
+        """Why its QEMU went, when it is gone."""
+        return live.ended(self.paths.log)
+
+    def qmp(self, *, job: bool = False, timeout: float = CONNECT_SECONDS) -> Qmp:
+        """A QMP session; jobs have a socket of their own. Raises QmpGone."""
+        path = self.paths.qmp_job if job else self.paths.qmp
+        return Qmp.connect(path, timeout, label=f"VM {self.name}", host=self.host)
+
+    def rings(self) -> RingFile:
+        """Its ring file, mapped. Raises CpcError (4)."""
+        return RingFile.open(self.paths.ring)
+
+    def hvcpu(self, qmp: Qmp, rings: RingFile, number: int) -> Hvcpu:
+        """One of its hvCPUs, to call."""
+        return Hvcpu(qmp, rings, number)
+
+    @property
+    def last_words(self) -> str:
+        """How a QEMU that is gone ended, and the end of its log."""
+        said = live.log_tail(self.paths.log, WORDS_MAX)
+        return "\n".join(filter(None, (self.ending.words, said)))
+
+    def kill(self) -> None:
+        """End its QEMU at once; the guest is gone. Waits until it is."""
+        self.process.signal(SIGTERM)
+        if not self.wait_gone(5.0):
+            self.process.signal(SIGKILL)
+            self.wait_gone(5.0)
+        if self.child is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.child.wait(1.0)
+
+
+class RunsAlready(CpcError):
+    """A VM that is to be started has the name of one that runs here."""
+
+    def __init__(self, vm: Vm) -> None:
+        super().__init__(
+            f"VM {vm.name} runs on {vm.host} already",
+            exit_code=ExitCode.REFUSED,
+            host=vm.host,
+            hint=f"cpcctl vm status {vm.name}",
+        )
+        self.vm = vm
+
+
+def attach(settings: Settings, name: str) -> Vm:
+    """The running VM of that name.
+
+    Raises CpcError (2) when this host has none, (4) when its QEMU is gone.
+    """
+    folders = Folders.of(settings)
+    paths = folders.vm(name)
+    if not paths.definition.exists():
+        raise no_vm(settings, name)
+    vm = recorded(settings, name, paths)
+    if vm is None or not vm.alive:
+        raise CpcError(
+            f"VM {name} does not run",
+            exit_code=ExitCode.UNREACHABLE,
+            host=settings.host,
+            cause=live.ended(paths.log).words,
+            hint=f"cpcctl vm start {paths.definition}",
+        )
+    return vm
+
+
+def no_vm(settings: Settings, name: str) -> CpcError:
+    return CpcError(
+        f"no VM {name} on {settings.host}", exit_code=ExitCode.USAGE, hint="cpcctl vm list"
+    )
+
+
+def recorded(settings: Settings, name: str, paths: VmPaths) -> Vm | None:
+    """What the files say, without looking whether it still runs."""
+    try:
+        document = json.loads(read_all(paths.process, PROCESS_MAX))
+        process = ProcessId(int(document["pid"]), int(document["started"]))
+        if not 0 < process.pid < 1 << 31:
+            raise ValueError(f"{process.pid} is no process")
+        argv = [str(word) for word in document["argv"]]
+    except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError) as error:
+        # No proof of anything: the lock answers.
+        lives, missing = held(name, paths), isinstance(error, FileNotFoundError)
+        if lives is False or (lives is None and missing and not paths.definition.exists()):
+            return None
+        raise CpcError(
+            f"{paths.process} is {'missing' if missing else 'damaged'}; "
+            + (f"QEMU of VM {name} lives" if lives else f"whether VM {name} runs is not known"),
+            exit_code=ExitCode.UNPROVEN,
+            host=settings.host,
+            cause=reason(error),
+            hint=f"ps ax | grep guest={name}",
+        ) from error
+    return Vm(name, specs.load(paths.definition), paths, process, argv, settings.host)
+
+
+def held(name: str, paths: VmPaths) -> bool | None:
+    """As life.held(). Raises CpcError (5) when it cannot be told."""
+    try:
+        return life.held(paths.life)
+    except OSError as error:
+        raise CpcError(
+            f"{paths.life} cannot be opened; whether VM {name} runs is not known",
+            exit_code=ExitCode.UNPROVEN,
+            cause=reason(error),
+            hint=f"ls -ld {paths.life.parent}",
+        ) from error
