@@ -79,7 +79,7 @@ def ended(code: int, log: str, said: str, began: bool) -> Verdict:
     if code == 0 and (began or said):
         return crashed(said, "was reset (a triple fault)")
     words = shown(_first_error(log) or _status(code), WORDS_MAX)
-    return Verdict(QEMU, f"QEMU fails with it: {words}", LOOK)
+    return Verdict(QEMU, f"QEMU fails with KVM: {words}", LOOK)
 
 
 def _first_error(log: str) -> str:

@@ -40,10 +40,10 @@ def decide(wish: str, verdict: Verdict | None) -> Choice:
             raise CpcError(
                 "KVM does not work here",
                 exit_code=ExitCode.REFUSED,
-                cause=verdict.reason,
-                hint=f"{verdict.fix}; or --accel tcg" if verdict.fix else "--accel tcg",
+                cause=verdict.short,
+                hint="\n".join([*verdict.remedies, "--accel tcg"]),
             )
         return Choice(KVM)
     if verdict.works:
         return Choice(KVM, "KVM works here; using it")
-    return Choice(TCG, f"KVM does not work here: {verdict.reason}; using TCG")
+    return Choice(TCG, f"KVM does not work here: {verdict.short}; using TCG")

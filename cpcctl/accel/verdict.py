@@ -17,6 +17,10 @@ CRASH = "crash"  # the probe guest was reset, or met a fault that is none
 HVCPU = "hvcpu"  # guests run, hvCPUs do not
 KINDS = (WORKS, ABSENT, DENIED, UNUSABLE, PARTS, QEMU, HANG, CRASH, HVCPU)
 LONGEST = 1000
+SHORT = 44
+MORE = " ... (cpcctl doctor)"
+# Between remedies: the second one is for when the first did not help.
+OR_ELSE = "; else "
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,19 @@ class Verdict:
     def works(self) -> bool:
         """True when guests and hvCPUs run."""
         return self.kind == WORKS
+
+    @property
+    def short(self) -> str:
+        """The reason for one line of 80 columns; doctor has the whole."""
+        if len(self.reason) <= SHORT:
+            return self.reason
+        cut = self.reason[: SHORT - len(MORE)].rsplit(" ", 1)[0].rstrip(" ,:;")
+        return cut + MORE
+
+    @property
+    def remedies(self) -> list[str]:
+        """What to do, one remedy each."""
+        return self.fix.split(OR_ELSE) if self.fix else []
 
     def document(self) -> dict[str, Any]:
         """Plain values that read() turns into an equal verdict."""

@@ -85,7 +85,7 @@ def add_run(args: argparse.Namespace, ctx: Context) -> int:
                 qmp.execute("cpc-hvcpu-remove", id=number)
             raise
     numbers = ", ".join(map(str, added))
-    ctx.out.result({"name": args.name, "added": added}, f"added hvCPU {numbers}")
+    ctx.out.result({"name": args.name, "added": added}, f"added {_hvcpus(len(added))} {numbers}")
     return 0
 
 

@@ -16,7 +16,7 @@ from cpcctl.snp import checks as snp_checks
 from cpcctl.snp import definition as snp
 from cpcctl.ui import hints
 from cpcctl.ui.context import Context
-from cpcctl.ui.output import pairs, size, table
+from cpcctl.ui.output import number, pairs, size, table
 from cpcctl.vm import command, lifecycle, prepare, protection, same, spec
 from cpcctl.vm.spec import VmSpec
 
@@ -65,7 +65,7 @@ def start_run(args: argparse.Namespace, ctx: Context) -> int:
         {**found, "changed": changed},
         f"{f'started {vm.name}' if changed else f'{vm.name} runs already'}: "
         f"{vm.spec.machine}, {vm.spec.accel}, {size(vm.spec.memory)}, "
-        f"{vm.spec.vcpus} gvCPU, {_hvcpus(vm.spec, found)}",
+        f"{number(vm.spec.vcpus, 'gvCPU')}, {_hvcpus(vm.spec, found)}",
     )
     return 0
 
@@ -105,7 +105,7 @@ def _hvcpus(vm: VmSpec, found: dict[str, Any]) -> str:
     if not command.has_hvcpus(vm):
         return f"no hvCPUs ({command.no_hvcpus(vm)})"
     trusted = size(found.get("trusted_bytes", 0))
-    return f"{vm.hvcpus} of {vm.hvcpu_max} hvCPUs, trusted memory {trusted}"
+    return f"{vm.hvcpus} of {number(vm.hvcpu_max, 'hvCPU')}, trusted memory {trusted}"
 
 
 def _print_command(args: argparse.Namespace, ctx: Context, wanted: VmSpec) -> int:

@@ -37,6 +37,7 @@ def console_run(args: argparse.Namespace, ctx: Context) -> int:
             cause="its definition says console: none",
             hint=f"cpcctl vm status {args.name}",
         )
+    _refuse_second(vm)
     with socket.socket(socket.AF_UNIX) as line:
         try:
             line.connect(str(vm.paths.console))
@@ -54,6 +55,21 @@ def console_run(args: argparse.Namespace, ctx: Context) -> int:
         with _raw_terminal(sys.stdin.fileno()):
             _join(line, sys.stdin.fileno(), sys.stdout.fileno())
     return 0
+
+
+def _refuse_second(vm: lifecycle.Vm) -> None:
+    """QEMU serves one at a time: a second one would wait in silence. Raises CpcError (75)."""
+    with vm.qmp() as qmp:
+        found = {entry["label"]: str(entry["filename"]) for entry in qmp.execute("query-chardev")}
+    if found.get("console", "").startswith("unix:"):
+        raise CpcError(
+            f"the console of VM {vm.name} has another one attached",
+            exit_code=ExitCode.BUSY,
+            host=vm.host,
+            cause="QEMU serves one console at a time",
+            hint=f"ss -xp src {vm.paths.console}: which process that is\n"
+            f"tail -f {vm.paths.console_log}: what the guest says, beside it",
+        )
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from cpcctl.migrate.follow import rounds_table
 from cpcctl.ui.output import pairs, size, table
 
 
@@ -192,15 +193,7 @@ def text(found: Findings) -> str:
         table(("PHASE", "TIME"), [(p["name"], _seconds(p["seconds"])) for p in data["phases"]])
     ]
     if data["round_details"]:
-        rows = [
-            (r.get("number"), r.get("pages"), r.get("zero_pages"),
-             "-" if r.get("dirty") is None else r["dirty"],
-             size(r.get("bytes", 0)), _seconds(r.get("seconds")))
-            for r in data["round_details"]
-        ]
-        parts.append(
-            table(("ROUND", "PAGES SENT", "ZERO PAGES", "DIRTY AFTER", "BYTES", "TIME"), rows)
-        )
+        parts.append(rounds_table(data["round_details"]))
     if found.readings:
         parts.append(_side_by_side(found.readings))
     yes, no = "yes", "no"

@@ -106,7 +106,7 @@ def _firmware(settings: Settings) -> Finding:
 def _kvm(settings: Settings) -> Finding:
     # Asked anew: this is how somebody who repaired something has it noticed.
     found = memory.ask(settings, fresh=True)
-    return _finding(OK if found.works else WARN, found.reason, found.fix)
+    return _finding(OK if found.works else WARN, found.reason, "\n".join(found.remedies) or None)
 
 
 def _accelerator(settings: Settings) -> Finding:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from cpcctl.host.state import Folders, VmLock
 from cpcctl.jobs.store import INTERRUPTED, RUNNING, Job, JobStore, Record
 from cpcctl.ui import interrupts
 from cpcctl.ui.context import Context
-from cpcctl.ui.output import pairs, size
+from cpcctl.ui.output import pairs, size, table
 
 LOOK_SECONDS = 0.05
 LEAVE_SECONDS = patient(5.0)
@@ -78,8 +79,8 @@ def follow(ctx: Context, job_id: str, child: subprocess.Popen[bytes] | None = No
                     progress.phase(phase)
                 note = record.progress
                 if phase == "copy" and "round" in note:
-                    expected = note.get("bytes_expected")
-                    progress.update(note["bytes_sent"], expected, f"round {note['round']}")
+                    words = f"round {note['round']}, {size(note['bytes_sent'])} sent"
+                    progress.update(note["bytes_done"], note["bytes_expected"], words)
                 time.sleep(LOOK_SECONDS)
             except KeyboardInterrupt as stop:
                 interrupts.ignore()
@@ -137,17 +138,25 @@ def describe(result: dict[str, Any]) -> str:
     ]
     for entry in result["phases"]:
         items.append((f"phase {entry['name']}", _seconds(entry["seconds"])))
-    for entry in result["rounds"]:
-        dirty = "" if entry["dirty"] is None else f", then {entry['dirty']} pages dirty"
-        items.append(
-            (
-                f"round {entry['number']}",
-                f"{entry['pages']} pages and {entry['zero_pages']} zero pages, "
-                f"{size(entry['bytes'])} in {_seconds(entry['seconds'])}{dirty}",
-            )
-        )
     # A job of an earlier version says nothing of it.
-    return "\n".join(filter(None, [pairs(items), NOT_ATTESTED, result.get("protection")]))
+    protected = result.get("protection")
+    parts = [pairs(items), rounds_table(result["rounds"]), NOT_ATTESTED, protected]
+    return "\n".join(filter(None, parts))
+
+
+def rounds_table(rounds: Sequence[dict[str, Any]]) -> str:
+    """The rounds that a migration reported, a row each; "" for none."""
+    if not rounds:
+        return ""
+    rows = [
+        (
+            entry["number"], entry["pages"], entry["zero_pages"],
+            "-" if entry["dirty"] is None else entry["dirty"],
+            size(entry["bytes"]), _seconds(entry["seconds"]),
+        )
+        for entry in rounds
+    ]
+    return table(("ROUND", "PAGES SENT", "ZERO PAGES", "DIRTY AFTER", "BYTES", "TIME"), rows)
 
 
 def _paused(seconds: float) -> list[tuple[str, object]]:

@@ -291,12 +291,16 @@ class Source:
             self.ask(messages.Watch())
         self.look()
         now = [self.side.hvcpus[s].mailbox.progress() for s in range(self._streams().count)]
+        pages, zero_pages = sum(p.pages for p in now), sum(p.zero_pages for p in now)
+        last = self.rounds[-1].dirty if self.rounds else None
         self.job.progress(
             round=len(self.rounds) + 1,
-            pages=sum(p.pages for p in now),
-            zero_pages=sum(p.zero_pages for p in now),
+            pages=pages,
+            zero_pages=zero_pages,
             bytes_sent=self._streams().bytes_moved,
-            bytes_expected=self.side.vm.spec.memory if not self.rounds else None,
+            # Of this round's memory, whatever becomes of it on the wire.
+            bytes_done=(pages + zero_pages) * abi.PAGE_SIZE,
+            bytes_expected=self.side.vm.spec.memory if last is None else last * abi.PAGE_SIZE,
         )
 
     # ---- switchover ----------------------------------------------------------

@@ -69,7 +69,7 @@ def check(settings: Settings, spec: VmSpec) -> str:
             exit_code=ExitCode.REFUSED,
             host=settings.host,
             cause="\n".join(why for why, _ in found),
-            hint="; ".join(dict.fromkeys(fix for _, fix in found)),
+            hint="\n".join(dict.fromkeys(fix for _, fix in found)),
         )
     hvcpus = _hvcpus(settings, spec, image) if command.has_hvcpus(spec) else None
     digest = measure.launch_digest(image, spec.vcpus, cpu.signature, hvcpus)

@@ -98,7 +98,7 @@ def decide(wish: str, found: list[Obstacle]) -> Choice:
                 "this host runs no SEV-SNP guests with KVM",
                 exit_code=ExitCode.REFUSED,
                 cause=why,
-                hint=f"{found[0].fix}; or --accel tcg, which emulates SEV-SNP",
+                hint=f"{found[0].fix}\n--accel tcg, which emulates SEV-SNP",
             )
         return Choice(choose.KVM)
     if found:

@@ -42,7 +42,7 @@ def unreachable(error: OSError, host: str, port: int) -> str:
 # ---- an address to listen on ------------------------------------------------------------
 
 _LISTEN = {
-    errno.EADDRINUSE: "ss -ltnp 'sport = :{port}' shows who has it; or --listen HOST:0 for any "
+    errno.EADDRINUSE: "ss -ltnp 'sport = :{port}' shows who has it\n--listen HOST:0 takes any "
     "free port",
     errno.EADDRNOTAVAIL: "ip address: {host} is none of this host's addresses",
     errno.EACCES: "name a port from 1024 up, or 0 for any free one",
@@ -65,7 +65,7 @@ _QEMU: tuple[tuple[str, str], ...] = (
     (r"Failed to get (?:shared )?\"?(?:write|consistent read|resize)\"? lock",
      "another process uses the image: cpcctl vm list here and on hosts that share it"),
     (r"could not configure /dev/net/tun \(([^)]+)\): Device or resource busy",
-     "another VM uses {1}: cpcctl vm list; or name another tap in the definition"),
+     "cpcctl vm list: another VM uses {1}\nname another tap in the definition"),
     (r"could not open /dev/net/tun", "modprobe tun, or use nics of mode user"),
     (r"could not configure /dev/net/tun \(([^)]+)\): Operation not permitted",
      "ip tuntap add dev {1} mode tap user $(id -un), as root"),
@@ -77,7 +77,8 @@ _QEMU: tuple[tuple[str, str], ...] = (
     (r"Could not open '([^']+)': Permission denied", "ls -l {1}: it must be yours to open"),
     (r"Could not open '([^']+)': No such file", "ls -l {1}"),
     (r"Could not open '([^']+)': Read-only file system",
-     "mount: {1} is on a file system without writing; readonly: true if the guest only reads it"),
+     "mount: whether {1} is on a file system without writing\n"
+     "readonly: true, if the guest only reads it"),
     (r"Image is not in qcow2 format", "format: raw in the definition, if the image is raw"),
     (r"[Ii]mage (?:is|as) corrupt", "qemu-img check, of the image that QEMU names"),
     (r"no slot/function available", "leave out a disk, a nic or a device: the PCI bus is full"),
@@ -86,7 +87,7 @@ _QEMU: tuple[tuple[str, str], ...] = (
      "{qemu} -cpu help lists the features; {1} is none"),
     (r"[Uu]nsupported machine type", "{qemu} -machine help lists the machine types"),
     (r"Could not set up host forwarding rule '([^']+)'",
-     "ss -lntup shows who has the port; or change hostfwd {1}"),
+     "ss -lntup shows who has the port\nchange hostfwd {1} in the definition"),
     (r"Invalid host forwarding rule '([^']+)'", "hostfwd is written as tcp::2222-:22, not {1}"),
     (r"[Aa]ddress already in use", "ss -lntup shows who has the address"),
     (r"'?([\w.-]+)'? is not a valid device model name", "{qemu} -device help lists the devices"),

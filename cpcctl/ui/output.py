@@ -73,6 +73,11 @@ def columns() -> int:
     return shutil.get_terminal_size((80, 24)).columns
 
 
+def number(count: int, thing: str) -> str:
+    """"1 round", "2 rounds"."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
 def size(count: float) -> str:
     """Bytes in the largest binary unit that keeps a digit before the point."""
     for unit in ("B", "KiB", "MiB"):

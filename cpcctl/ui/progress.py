@@ -81,7 +81,8 @@ class BarProgress:
         console = Console(file=stream, force_terminal=True, no_color=not color)
         self._bar = RichProgress(
             TextColumn("{task.description:<12}"),
-            BarColumn(),
+            # Short, so that 80 columns hold the words beside it.
+            BarColumn(12),
             TextColumn("{task.fields[text]}"),
             console=console,
             transient=True,

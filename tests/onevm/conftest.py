@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cpcctl.config.settings import Settings
 from cpcctl.vm import lifecycle
 from cpcctl.vm.spec import VmSpec
 from tests import accel
-from tests.one_host import one_host
+from tests.one_host import Cli, command_line, one_host
 from tests.onevm import faulty, images
 
 
@@ -47,3 +48,27 @@ def place(
     monkeypatch.setattr(lifecycle, "start", checked)
     with one_host(built, folder, monkeypatch) as settings:
         yield settings
+
+
+@pytest.fixture
+def define(built: Any, place: Settings) -> Callable[..., Path]:
+    """Write a definition of a small Linux VM; keywords change it."""
+
+    def write(**changes: Any) -> Path:
+        document = {
+            "name": "a", "memory": "192M", "vcpus": 2, "hvcpus": 2, "hvcpu_max": 3,
+            "ring_size": "2M", "kernel": str(built.vmlinuz), "initrd": str(built.tiny_initrd),
+            "append": "console=ttyS0 quiet", **changes,
+        }
+        place.state_dir.mkdir(parents=True, exist_ok=True)
+        path = place.state_dir / f"{document['name']}.yaml"
+        path.write_text(yaml.safe_dump({k: v for k, v in document.items() if v is not None}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run cpcctl in this process: exit code, stdout, stderr."""
+    return command_line(capsys)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from cpcctl import abi
 from cpcctl.config.settings import Settings
@@ -26,35 +24,10 @@ from cpcctl.host.qmp import QmpError
 from cpcctl.host.shm import CallError
 from cpcctl.vm import lifecycle, spec
 from tests import accel
-from tests.one_host import Cli, command_line
 from tests.onevm import images
 from tests.patience import patient
 
 SLICE = 0.005
-
-
-@pytest.fixture
-def define(built: Any, place: Settings) -> Callable[..., Path]:
-    """Write a definition of a small Linux VM; keywords change it."""
-
-    def write(**changes: Any) -> Path:
-        document = {
-            "name": "a", "memory": "192M", "vcpus": 2, "hvcpus": 2, "hvcpu_max": 3,
-            "ring_size": "2M", "kernel": str(built.vmlinuz), "initrd": str(built.tiny_initrd),
-            "append": "console=ttyS0 quiet", **changes,
-        }
-        place.state_dir.mkdir(parents=True, exist_ok=True)
-        path = place.state_dir / f"{document['name']}.yaml"
-        path.write_text(yaml.safe_dump({k: v for k, v in document.items() if v is not None}))
-        return path
-
-    return write
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run cpcctl in this process: exit code, stdout, stderr."""
-    return command_line(capsys)
 
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> None:
@@ -142,41 +115,6 @@ def test_a_life(define: Any, cli: Any, place: Settings) -> None:
     assert json.loads(cli("vm", "list", "--format", "json")[1]) == []
     code, _, err = cli("hvcpu", "ping", "a")
     assert (code, err.splitlines()[0]) == (2, "error: no VM a on host-a")
-
-
-def test_what_could_not_migrate_is_said_today(define: Any, cli: Any, place: Settings) -> None:
-    """Of a device in the definition, and of CPUs, devices and images that QMP adds."""
-    path = define(devices=["nvme,serial=x"])
-    code, _, err = cli("vm", "start", str(path))
-    assert code == 0, err
-    assert "VM a cannot migrate as it is: device nvme: " in err
-    assert re.search(r"^migratable: +no \(device nvme: ", cli("vm", "status", "a")[1], re.M)
-    cli("vm", "stop", "a", "--force")
-
-    disk = place.state_dir / "d.raw"
-    disk.write_bytes(bytes(1 << 20))
-    path = define(max_vcpus=3, max_memory="512M",
-                  disks=[{"path": str(disk), "format": "raw", "cache": "writeback"}])
-    assert "cannot migrate" not in cli("vm", "start", str(path))[2]
-    assert json.loads(cli("vm", "status", "a", "--format", "json")[1])["obstacles"] == []
-    assert re.search(r"^migratable: +yes$", cli("vm", "status", "a")[1], re.M)
-    with lifecycle.attach(place, "a").qmp(job=True) as qmp:
-        free = [e for e in qmp.execute("query-hotpluggable-cpus") if "qom-path" not in e]
-        qmp.execute_raw("device_add", {"driver": free[0]["type"], "id": "c2", **free[0]["props"]})
-        qmp.execute_raw("object-add", {"qom-type": "memory-backend-memfd", "id": "m",
-                                       "size": 128 << 20, "share": True})
-        qmp.execute_raw("device_add", {"driver": "pc-dimm", "id": "d", "memdev": "m"})
-        qmp.execute_raw("blockdev-snapshot-sync", {
-            "node-name": "disk0", "snapshot-file": str(place.state_dir / "over"),
-            "snapshot-node-name": "over", "format": "qcow2",
-        })
-    found = json.loads(cli("vm", "status", "a", "--format", "json")[1])
-    assert found["migratable"] is False
-    assert {entry["name"]: entry["reason"] for entry in found["obstacles"]} == {
-        "gvcpus": "3 gvCPUs run, the definition says 2",
-        "memory-devices": "memory was plugged: d (128 MiB)",
-        "images": f"disk {disk} is on {place.state_dir / 'over'} now (block node over)",
-    }
 
 
 @pytest.mark.kvm

@@ -66,7 +66,7 @@ def test_kvm_that_does_not_work_is_refused() -> None:
         choose.decide("kvm", BAD)
     assert caught.value.exit_code == 3
     assert caught.value.cause == BAD.reason
-    assert caught.value.hint == "use another host; or --accel tcg"
+    assert caught.value.hint == "use another host\n--accel tcg"
 
 
 # ---- what the probe guest says ---------------------------------------------------
@@ -114,12 +114,12 @@ def test_whatever_it_says_is_a_verdict_that_can_be_kept(said: str, code: int, lo
     ("code", "log", "said", "kind", "words"),
     [
         (0, "", "a", "crash", "a small guest was reset (a triple fault) at 64-bit mode"),
-        (0, "", "", "qemu", "QEMU fails with it: status 0"),
-        (1, "", "a", "qemu", "QEMU fails with it: status 1"),
-        (-6, "", "a", "qemu", "QEMU fails with it: killed by signal 6"),
+        (0, "", "", "qemu", "QEMU fails with KVM: status 0"),
+        (1, "", "a", "qemu", "QEMU fails with KVM: status 1"),
+        (-6, "", "a", "qemu", "QEMU fails with KVM: killed by signal 6"),
         (1, "/x/qemu-system-x86_64: warning: y\n/x/qemu-system-x86_64: error: no MSR\nmore\n",
-         "a", "qemu", "QEMU fails with it: no MSR"),
-        (1, "a\x1b[2Jb", "a", "qemu", "QEMU fails with it: a\\x1b[2Jb"),
+         "a", "qemu", "QEMU fails with KVM: no MSR"),
+        (1, "a\x1b[2Jb", "a", "qemu", "QEMU fails with KVM: a\\x1b[2Jb"),
     ],
 )
 def test_a_qemu_that_ended(code: int, log: str, said: str, kind: str, words: str) -> None:

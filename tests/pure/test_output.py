@@ -9,9 +9,11 @@ import os
 
 import pytest
 
+from cpcctl.accel import choose
+from cpcctl.accel.verdict import Verdict
 from cpcctl.errors import CpcError
 from cpcctl.ui import progress
-from cpcctl.ui.output import Output, pairs, size, table
+from cpcctl.ui.output import Output, number, pairs, size, table
 
 
 def test_results_go_to_stdout_and_notes_do_not() -> None:
@@ -49,6 +51,21 @@ def test_sizes(count: int, text: str) -> None:
 )
 def test_it_is_never_finished_before_it_is(done: int, total: int | None, share: int | None) -> None:
     assert progress.percent(done, total) == share
+
+
+def test_the_bar_and_its_words_fit_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = io.StringIO()
+    bar = progress.BarProgress(stream, color=False)
+    bar.phase("copy")
+    bar.update(1023 << 20, 2047 << 20, "round 12, 1023.9 MiB sent")
+    bar._bar.refresh()
+    bar.finish(False)
+    assert "1023.0 MiB of 2.0 GiB, 49 %, round 12, 1023.9 MiB sent" in stream.getvalue()
+
+
+def test_plural_forms() -> None:
+    assert [number(n, "gvCPU") for n in (0, 1, 2)] == ["0 gvCPUs", "1 gvCPU", "2 gvCPUs"]
 
 
 def test_plain_progress_says_a_line_a_second() -> None:
@@ -131,3 +148,21 @@ def test_a_stream_that_takes_nothing_stops_no_work() -> None:
             Output("json", full, io.StringIO()).result([], "")
         # What is left in the buffer could not be written at the end either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
+
+
+LONG = "QEMU fails with KVM: ioctl(KVM_CREATE_VM) failed: 12 Cannot allocate memory"
+
+
+def test_a_refusal_is_one_short_line() -> None:
+    for reason in (LONG, "x" * 900, "there is no /dev/kvm"):
+        verdict = Verdict("qemu", reason, "dmesg; else use another host")
+        line = choose.decide("auto", verdict).why or ""
+        assert len(line) <= 80
+        assert ("cpcctl doctor" in line) is (len(reason) > 44)
+        with pytest.raises(CpcError) as caught:
+            choose.decide("kvm", verdict)
+        assert len(caught.value.cause or "") <= 44
+        assert caught.value.hint == "dmesg\nuse another host\n--accel tcg"
+    assert choose.decide("auto", Verdict("qemu", LONG)).why == (
+        "KVM does not work here: QEMU fails with KVM ... (cpcctl doctor); using TCG"
+    )

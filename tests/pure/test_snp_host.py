@@ -93,7 +93,7 @@ def test_which_accelerator() -> None:
         hardware.decide("kvm", LACKS)
     assert caught.value.exit_code == 3
     assert caught.value.cause == "there is no /dev/sev; no KVM"
-    assert caught.value.hint == "modprobe ccp; or --accel tcg, which emulates SEV-SNP"
+    assert caught.value.hint == "modprobe ccp\n--accel tcg, which emulates SEV-SNP"
 
 
 GOOD = {
