@@ -53,8 +53,11 @@ def pytest_configure(config: pytest.Config) -> None:
         # What the tests start would run another checkout's code, or none.
         raise pytest.UsageError(f"{sys.prefix} has {imported or 'no'}/cpcctl; run here: make venv")
     os.environ[accel.VARIABLE] = config.getoption("--accel")
-    # Temporary files of this run alone. Whatever ends it, also a test that hangs, the guard
-    # ends what it started and removes them.
+    # Whatever ends this run, also a test that hangs, a guard ends what it started and removes its
+    # temporary files.
+    if hasattr(config, "workerinput"):  # of pytest-xdist: its files are the run's
+        config.add_cleanup(Guard(RUN_MARK).close)
+        return
     folder = Path(tempfile.mkdtemp(prefix="cpc-"))
     config.add_cleanup(Guard(RUN_MARK, folder).close)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
