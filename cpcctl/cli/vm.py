@@ -11,6 +11,7 @@ from typing import Any
 from cpcctl.accel import choose
 from cpcctl.cli import arguments
 from cpcctl.cli.arguments import seconds
+from cpcctl.host.files import open_regular
 from cpcctl.host.qmp import QmpGone
 from cpcctl.snp import checks as snp_checks
 from cpcctl.snp import definition as snp
@@ -18,6 +19,7 @@ from cpcctl.ui import hints
 from cpcctl.ui.context import Context
 from cpcctl.ui.output import number, pairs, size, table
 from cpcctl.vm import command, lifecycle, prepare, protection, same, spec
+from cpcctl.vm.files import open_files, refuse
 from cpcctl.vm.spec import VmSpec
 
 # How text output names what JSON has another name for.
@@ -113,7 +115,12 @@ def _print_command(args: argparse.Namespace, ctx: Context, wanted: VmSpec) -> in
     resolved = prepare.resolve(
         ctx.settings, wanted, args.accel, ctx.out.note, elsewhere=True
     )
-    argv = prepare.command_line(ctx.settings, resolved)
+    # The files may be on another host, but what an image depends on must be known.
+    with open_files(resolved, lambda path, _: open_regular(path, False)) as files:
+        named = {*files.boot, *(disk.path for disk in resolved.disks if disk.format == "raw")}
+        unknown = [path for path in files.problems if path not in named]
+        refuse(ctx.settings.host, resolved, files, unknown)
+        argv = prepare.command_line(ctx.settings, resolved, files)
     if resolved.platform != snp.PLATFORM:
         ctx.out.result({"argv": argv}, shlex.join(argv))
         return 0

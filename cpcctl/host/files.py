@@ -65,6 +65,27 @@ def read_end(path: Path, limit: int) -> bytes:
         return file.read(limit)
 
 
+def open_regular(path: str, writes: bool, handle: int | None = None) -> int:
+    """A descriptor of a plain file, to read and, if asked for, to write.
+
+    It is looked at before it is opened: opening some devices does something.
+    handle: of that path, made with O_PATH; it is closed.
+    Raises OSError, NotPlain among them.
+    """
+    if handle is None:
+        handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        _refuse(Path(path), os.fstat(handle))
+        mode = os.O_RDWR if writes else os.O_RDONLY
+        try:
+            return os.open(f"/proc/self/fd/{handle}", mode | os.O_CLOEXEC)
+        except OSError as error:
+            error.filename = path
+            raise
+    finally:
+        os.close(handle)
+
+
 def _kind(found: os.stat_result) -> str:
     return KINDS.get(stat.S_IFMT(found.st_mode), "")
 

@@ -13,12 +13,13 @@ import os
 import re
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 
 from cpcctl.errors import quoted, shown
-from cpcctl.migrate import image
+from cpcctl.host.beneath import Outside, open_beneath
 from cpcctl.migrate.checks import PASSED_THROUGH, VTPM
+from cpcctl.qemu.images import BadImage
 from cpcctl.ui.check import Check
+from cpcctl.vm.files import Files, open_files
 from cpcctl.vm.spec import VmSpec
 
 DEFAULT_FOLDERS = ("/var/lib/cpcctl/images", "/srv")
@@ -40,51 +41,29 @@ VALUE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 FORWARD = re.compile(r"(?:tcp|udp):[0-9.]*:\d{1,5}-[0-9.]*:\d{1,5}")
 
 
-def folders(configured: str) -> tuple[Path, ...]:
+def folders(configured: str) -> tuple[str, ...]:
     """The allowed folders: ours and the configured ones, which ':' separates."""
-    return tuple(Path(word) for word in (*DEFAULT_FOLDERS, *filter(None, configured.split(":"))))
+    return (*DEFAULT_FOLDERS, *filter(None, configured.split(":")))
 
 
-def look(spec: VmSpec, allowed: Iterable[Path], host: str) -> list[Check]:
-    """The checks that come before any other of the destination, which open files."""
-    real = {path: os.path.realpath(path) for path in _paths(spec)}
-    roots = [os.path.realpath(folder).rstrip("/") + "/" for folder in allowed]
-    odd: dict[str, str] = {}
-    # What is in a raw disk is the guest's and means nothing to QEMU.
-    for disk in (disk for disk in spec.disks if disk.format == "qcow2"):
-        _follow(disk.path, real, odd, roots)
-    return judge(spec, real, odd, roots, host)
+def open_allowed(spec: VmSpec, allowed: Iterable[str]) -> Files:
+    """Everything that a definition names below the allowed folders, open. Nothing else
+    is: see Files.problems."""
+    folders = tuple(allowed)
+    return open_files(spec, lambda path, writes: open_beneath(path, writes, folders))
 
 
-def _follow(path: str, real: dict[str, str], odd: dict[str, str], roots: list[str]) -> None:
-    """Add what an image is based on, as long as that may be looked at."""
-    for _ in range(image.CHAIN_MAX):
-        if not _below(real[path], roots):
-            return
-        try:
-            base = image.base(path)
-        except ValueError as error:
-            odd[path] = str(error)
-            return
-        except OSError:
-            return  # another check says so
-        if base is None:
-            return
-        path = base
-        real[path] = os.path.realpath(path)
-    odd[path] = "is one base too many"
+def look(spec: VmSpec, allowed: Iterable[str], host: str) -> list[Check]:
+    """The checks that come before any other of the destination."""
+    with open_allowed(spec, allowed) as files:
+        return judge(spec, files, host)
 
 
-def _below(found: str, roots: list[str]) -> bool:
-    return any(found.startswith(root) for root in roots)
-
-
-def judge(
-    spec: VmSpec, real: dict[str, str], odd: dict[str, str], roots: list[str], host: str
-) -> list[Check]:
-    """Pure. real: every path, without symbolic links. odd: images and what is
-    wrong with them. roots: the folders, without links and with a final slash."""
-    outside = sorted(path for path, found in real.items() if not _below(found, roots))
+def judge(spec: VmSpec, files: Files, host: str) -> list[Check]:
+    """The same for files that are open. Pure."""
+    outside = sorted(p for p, error in files.problems.items() if isinstance(error, Outside))
+    odd = {p: error for p, error in files.problems.items() if isinstance(error, BadImage)}
+    fixes = dict.fromkeys(error.fix for error in odd.values() if error.fix)
     drivers = [device.split(",")[0] for device in spec.devices]
     passed = sorted({driver for driver in drivers if driver in PASSED_THROUGH})
     tpm = sorted({driver for driver in drivers if driver in VTPM})
@@ -106,8 +85,8 @@ def judge(
         check(
             "images",
             not odd,
-            "; ".join(f"{shown(path)} {why}" for path, why in odd.items()),
-            "use an image whose bases are files",
+            "; ".join(f"{shown(path)} {error}" for path, error in odd.items()),
+            "\n".join(map(shown, fixes)) or "use an image whose backing files are plain files",
         ),
         check(
             "passthrough",
@@ -134,10 +113,6 @@ def judge(
             "start the VM with rules such as tcp::2222-:22",
         ),
     ]
-
-
-def _paths(spec: VmSpec) -> list[str]:
-    return [*spec.named_files, *(disk.path for disk in spec.disks)]
 
 
 def device_problem(device: str) -> str:

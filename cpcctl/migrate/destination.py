@@ -174,10 +174,7 @@ class Destination:
             leftover.remove(self.settings, spec.name)
             self.job.record.data["launched"] = spec.name
             self.job.phase("prepare")
-            # Leaves nothing when it fails; what has this name then is somebody else's.
-            vm = lifecycle.start(
-                self.settings, checks.fit_taps(spec, self.taps), incoming=True, lock=lock
-            )
+            vm = self._start(spec, lock)
             try:
                 self.side = Side.attach(vm)
             except BaseException:
@@ -199,6 +196,20 @@ class Destination:
             len(self.side.hvcpus), cores.count(), idle, cores.machine(),
             {str(suite): speed for suite, speed in speeds.items()},
         )  # fmt: skip
+
+    def _start(self, spec: VmSpec, lock: VmLock) -> lifecycle.Vm:
+        """Launch it with the files that are looked at now, whatever was found earlier.
+
+        Leaves nothing when it fails; what has this name then is somebody else's.
+        """
+        with admit.open_allowed(spec, admit.folders(self.settings.allow_paths)) as files:
+            error = refusal(admit.judge(spec, files, self.settings.host))
+            if error is not None:
+                raise error
+            return lifecycle.start(
+                self.settings, checks.fit_taps(spec, self.taps), incoming=True, lock=lock,
+                files=files,
+            )  # fmt: skip
 
     def _handshake(self, request: messages.Handshake) -> messages.Shaken:
         side = self._side()

@@ -208,7 +208,7 @@ def _images(spec: VmSpec, machine: Machine) -> list[str]:
     for number, disk in enumerate(spec.disks):
         node, file = machine.images.get(number, (f"disk{number}", disk.path))
         # Of an open file that QEMU was handed, the node alone tells.
-        same = file == disk.path or file.startswith("/dev/fdset/")
+        same = file == disk.path or file.startswith(("/dev/fdset/", "json:"))
         if node != f"disk{number}" or not same:
             found.append(f"disk {disk.path} is on {file} now (block node {node})")
     return found

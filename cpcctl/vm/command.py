@@ -5,14 +5,19 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from cpcctl.host.shm import Layout, doorbell
+from cpcctl.qemu import images
+from cpcctl.qemu.images import Image, OpenFile
 from cpcctl.snp import definition as snp
 from cpcctl.snp.definition import Snp
 from cpcctl.vm.ending import TRACE
+from cpcctl.vm.files import Files
 from cpcctl.vm.spec import Disk, Nic, VmSpec
 
 # Where every processor that runs SEV-SNP has its C-bit, and what it costs of addresses.
@@ -26,6 +31,8 @@ class Launch:
     run, state: the VM's folders
     incoming:   launched stopped, disks inactive, to receive a guest
     ovmf:       the firmware of an SEV-SNP guest
+    files:      what the definition names
+    block, plain: what QEMU is told in place of a file's path, in a block node and elsewhere
     """
 
     qemu: Path
@@ -35,6 +42,9 @@ class Launch:
     state: Path
     incoming: bool = False
     ovmf: Path | None = None
+    files: Files = field(default_factory=Files)
+    block: Callable[[OpenFile], str] = attrgetter("path")
+    plain: Callable[[OpenFile], str] = attrgetter("path")
 
 
 def has_hvcpus(spec: VmSpec) -> bool:
@@ -71,9 +81,9 @@ def command(spec: VmSpec, launch: Launch) -> list[str]:
     if has_hvcpus(spec):
         argv += _cpc(spec, launch)
     argv += _control(spec, launch)
-    argv += _boot(spec)
-    for index, disk in enumerate(spec.disks):
-        argv += _disk(index, disk, launch.incoming, _virtio(spec))
+    argv += _boot(spec, launch)
+    for index, (disk, image) in enumerate(zip(spec.disks, launch.files.images, strict=True)):
+        argv += _disk(index, disk, image, launch, _virtio(spec))
     for index, nic in enumerate(spec.nics):
         argv += _nic(index, nic, _virtio(spec))
     for device in spec.devices:
@@ -104,12 +114,10 @@ def _machine(spec: VmSpec, launch: Launch) -> list[str]:
         machine += ",memory-backend=ram0"
     argv = []
     if spec.uefi_code:
-        code = {"driver": "file", "filename": spec.uefi_code, "read-only": True}
-        argv += _blockdevs("uefi-code", code, "raw", False)
+        argv += _flash("uefi-code", spec.uefi_code, launch, False)
         machine += ",pflash0=uefi-code"
     if spec.uefi_vars:
-        store = {"driver": "file", "filename": spec.uefi_vars, "locking": "on"}
-        argv += _blockdevs("uefi-vars", store, "raw", launch.incoming)
+        argv += _flash("uefi-vars", spec.uefi_vars, launch, launch.incoming)
         machine += ",pflash1=uefi-vars"
     argv += ["-machine", machine]
     argv += ["-accel", accelerator(spec.accel), "-cpu", spec.cpu]
@@ -141,7 +149,8 @@ def _snp(wanted: Snp, launch: Launch) -> list[str]:
     if wanted.host_data:
         words += f",host-data={base64.b64encode(bytes.fromhex(wanted.host_data)).decode()}"
     # As -bios: flash needs memory that is read-only, of which KVM has none for such guests.
-    return ["-object", words, "-bios", str(launch.ovmf)]
+    named = launch.files.boot.get(str(launch.ovmf))
+    return ["-object", words, "-bios", launch.plain(named) if named else str(launch.ovmf)]
 
 
 def _virtio(spec: VmSpec) -> str:
@@ -184,38 +193,34 @@ def _control(spec: VmSpec, launch: Launch) -> list[str]:
     return argv
 
 
-def _boot(spec: VmSpec) -> list[str]:
+def _boot(spec: VmSpec, launch: Launch) -> list[str]:
     argv = []
-    for option in ("kernel", "initrd", "append"):
-        value = getattr(spec, option)
-        if value is not None:
-            argv += [f"-{option}", value]
-    return argv
+    for option in ("kernel", "initrd"):
+        path = getattr(spec, option)
+        if path is not None:
+            argv += [f"-{option}", launch.plain(launch.files.boot[path])]
+    return argv if spec.append is None else [*argv, "-append", spec.append]
 
 
-def _blockdevs(name: str, file: dict[str, Any], fmt: str, inactive: bool) -> list[str]:
-    """A protocol node and a format node on it; inactive nodes hold no lock."""
-    extra = {"active": False} if inactive else {}
-    top: dict[str, Any] = {"driver": fmt, "node-name": name, "file": f"{name}-file"}
-    for key in ("cache", "read-only"):
-        if key in file:
-            top[key] = file[key]
-    nodes = ({**file, "node-name": f"{name}-file", **extra}, {**top, **extra})
+def _blockdevs(nodes: Iterable[dict[str, Any]]) -> list[str]:
     argv = []
     for node in nodes:
         argv += ["-blockdev", json.dumps(node, sort_keys=True)]
     return argv
 
 
-def _disk(index: int, disk: Disk, incoming: bool, virtio: str) -> list[str]:
-    file = {
-        "driver": "file",
-        "filename": disk.path,
-        "locking": "on",
-        "cache": {"direct": disk.cache == "none"},
-        "read-only": disk.readonly,
-    }
-    argv = _blockdevs(f"disk{index}", file, disk.format, incoming)
+def _flash(name: str, path: str, launch: Launch, inactive: bool) -> list[str]:
+    image = Image(launch.files.boot[path], "raw")
+    return _blockdevs(images.nodes(name, image, launch.block, inactive=inactive))
+
+
+def _disk(index: int, disk: Disk, image: Image, launch: Launch, virtio: str) -> list[str]:
+    direct = disk.cache == "none"
+    argv = _blockdevs(
+        images.nodes(
+            f"disk{index}", image, launch.block, direct=direct, inactive=launch.incoming
+        )
+    )
     return [*argv, "-device", f"virtio-blk-pci,id=blk{index},drive=disk{index}{virtio}"]
 
 

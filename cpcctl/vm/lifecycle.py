@@ -15,17 +15,20 @@ from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.host import atomic, life
+from cpcctl.host.files import open_regular
 from cpcctl.host.folders import make_folder
 from cpcctl.host.qmp import Qmp, QmpGone
 from cpcctl.host.shm import RingFile
 from cpcctl.host.state import Folders, VmLock, VmPaths, disk_error, remove_tree
 from cpcctl.qemu import watcher
+from cpcctl.qemu.descriptors import Descriptors
 from cpcctl.snp import checks as snp_checks
 from cpcctl.snp import definition as snp
 from cpcctl.ui import hints
 from cpcctl.vm import command as commands
 from cpcctl.vm import live, protection, ready, registry
 from cpcctl.vm import spec as specs
+from cpcctl.vm.files import Files, open_files, refuse
 from cpcctl.vm.prepare import Note, command_line, resolve
 from cpcctl.vm.registry import RunsAlready as RunsAlready
 from cpcctl.vm.registry import Vm as Vm
@@ -55,10 +58,12 @@ def start(
     lock: VmLock | None = None,
     accel: str | None = None,
     note: Note | None = None,
+    files: Files | None = None,
 ) -> Vm:
     """Start a VM and add its hvCPUs. Either it runs, or nothing is left of it.
 
     incoming: stopped, disks inactive, to receive a guest
+    files:    when the caller has opened them already; it closes them
     lock:     when the caller holds the VM's lock already
     accel, note: as for resolve()
     Raises RunsAlready; CpcError: 3 refused (too little memory, wrong
@@ -70,8 +75,9 @@ def start(
         with VmLock.take(Folders.of(settings), spec.name, "vm start") as held:
             try:
                 return start(
-                    settings, spec, incoming=incoming, lock=held, accel=accel, note=note
-                )
+                    settings, spec, incoming=incoming, lock=held, accel=accel, note=note,
+                    files=files,
+                )  # fmt: skip
             except CpcError:
                 if not Folders.of(settings).vm(spec.name).state.exists():
                     held.remove()
@@ -85,19 +91,23 @@ def start(
     spec = resolve(settings, spec, accel, note)
     if spec.platform == snp.PLATFORM:
         snp_checks.check(settings, spec)
-    argv = command_line(settings, spec, incoming=incoming)
-    known = paths.definition.exists()
-    remove_tree(paths.run)
-    make_folder(paths.run)
-    make_folder(paths.state)
-    try:
-        return _launch(settings, spec, paths, argv)
-    except BaseException:
-        if not registry.held(spec.name, paths):
-            remove_tree(paths.run)
-            if not known:
-                remove_tree(paths.state)
-        raise
+    with Descriptors() as fds, contextlib.ExitStack() as ours:
+        if files is None:
+            files = ours.enter_context(open_files(spec, open_regular))
+        refuse(settings.host, spec, files, files.problems)
+        argv = command_line(settings, spec, files, fds, incoming=incoming)
+        known = paths.definition.exists()
+        remove_tree(paths.run)
+        make_folder(paths.run)
+        make_folder(paths.state)
+        try:
+            return _launch(settings, spec, paths, argv, fds.pass_fds)
+        except BaseException:
+            if not registry.held(spec.name, paths):
+                remove_tree(paths.run)
+                if not known:
+                    remove_tree(paths.state)
+            raise
 
 
 def memory_needed(spec: VmSpec) -> int:
@@ -119,7 +129,9 @@ def _check_memory(settings: Settings, spec: VmSpec) -> None:
         )
 
 
-def _launch(settings: Settings, spec: VmSpec, paths: VmPaths, argv: list[str]) -> Vm:
+def _launch(
+    settings: Settings, spec: VmSpec, paths: VmPaths, argv: list[str], fds: tuple[int, ...]
+) -> Vm:
     try:
         atomic.write_atomic(paths.definition, specs.dump(spec).encode())
         paths.log.unlink(missing_ok=True)
@@ -130,7 +142,7 @@ def _launch(settings: Settings, spec: VmSpec, paths: VmPaths, argv: list[str]) -
         raise disk_error(paths.state, error) from error
     try:
         with life.lock(paths.life) as held:
-            child = watcher.start(argv, paths.log, (held,))
+            child = watcher.start(argv, paths.log, (held, *fds))
     except OSError as error:
         raise _not_executed(settings.host, argv, reason(error)) from error
     process = child.qemu

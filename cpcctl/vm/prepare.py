@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,9 +13,11 @@ from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host import find
 from cpcctl.host.state import Folders
+from cpcctl.qemu.descriptors import Descriptors
 from cpcctl.snp import definition as snp
 from cpcctl.snp import hardware
 from cpcctl.vm import command as commands
+from cpcctl.vm.files import Files
 from cpcctl.vm.spec import VmSpec
 
 Note = Callable[[str], None]
@@ -66,20 +69,37 @@ def _accelerator(
     return accelerators.take(settings, flag, spec.accel)
 
 
-def command_line(settings: Settings, spec: VmSpec, *, incoming: bool = False) -> list[str]:
-    """QEMU's argv for a resolved definition on this host."""
+def command_line(
+    settings: Settings,
+    spec: VmSpec,
+    files: Files,
+    fds: Descriptors | None = None,
+    *,
+    incoming: bool = False,
+) -> list[str]:
+    """QEMU's argv for a resolved definition on this host.
+
+    fds: takes what QEMU must inherit; without it the files are named by their paths
+    """
     paths = Folders.of(settings).vm(spec.name)
     binary = find.qemu_binary(settings)
     confidential = spec.platform == snp.PLATFORM
-    return commands.command(
-        spec,
-        commands.Launch(
-            qemu=binary,
-            qemu_data=find.qemu_data(settings, binary),
-            firmware=find.firmware_image(settings),
-            run=paths.run,
-            state=paths.state,
-            incoming=incoming,
-            ovmf=find.ovmf_image(settings, spec.snp.firmware) if confidential else None,
-        ),
+    launch = commands.Launch(
+        qemu=binary,
+        qemu_data=find.qemu_data(settings, binary),
+        firmware=find.firmware_image(settings),
+        run=paths.run,
+        state=paths.state,
+        incoming=incoming,
+        ovmf=find.ovmf_image(settings, spec.snp.firmware) if confidential else None,
+        files=files,
     )
+    if fds is None:
+        return commands.command(spec, launch)
+    launch = replace(
+        launch,
+        block=lambda file: fds.block(os.dup(file.fd), file.path),
+        plain=lambda file: fds.plain(os.dup(file.fd)),
+    )
+    argv = commands.command(spec, launch)
+    return [*argv, *fds.argv]

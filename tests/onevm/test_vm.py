@@ -353,14 +353,6 @@ def test_a_stopped_qemu_does_not_hang_us(define: Any, cli: Any, place: Settings)
     assert "no QMP greeting" in shown["error"]
 
 
-def test_the_printed_command_is_the_one_used(define: Any, cli: Any, place: Settings) -> None:
-    path = define()
-    code, out, _ = cli("vm", "start", "--print-command", str(path), "--format", "json")
-    assert code == 0
-    assert not (place.run_dir / "vms").exists()
-    assert lifecycle.start(place, spec.load(path)).argv == json.loads(out)["argv"]
-
-
 def test_doctor_and_version_on_a_whole_host(cli: Any, place: Settings) -> None:
     code, out, _ = cli("doctor", "--format", "json")
     checks = {check["name"]: check for check in json.loads(out)["checks"]}

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from cpcctl.vm import command as commands
 from cpcctl.vm import spec
-from cpcctl.vm.command import Launch, command, layout
+from cpcctl.vm.command import Launch, layout
+from cpcctl.vm.files import unopened
 
 LAUNCH = Launch(
     qemu=Path("/q/qemu-system-x86_64"),
@@ -51,6 +53,10 @@ CASES: dict[str, dict[str, Any]] = {
         },
     },
 }
+
+
+def command(vm: spec.VmSpec, launch: Launch) -> list[str]:
+    return commands.command(vm, replace(launch, files=unopened(vm)))
 
 
 @pytest.mark.parametrize("incoming", [False, True])
