@@ -4,7 +4,13 @@
 from __future__ import annotations
 
 import struct
+import time
 from pathlib import Path
+from typing import Any
+
+from cpcctl.host import find
+from cpcctl.host.qmp import Qmp
+from tests.patience import patient
 
 BACKING_FORMAT, DATA_FILE = 0xE2792ACA, 0x44415441
 CLUSTER_BITS = 16
@@ -42,3 +48,29 @@ def write(path: Path, base: str | None = None, base_format: str | None = "qcow2"
     """Such an image in a file; its path."""
     path.write_bytes(header(base, base_format))
     return str(path)
+
+
+def create(built: Any, path: Path, size: int, base: str, base_format: str) -> None:
+    """A whole one, by QEMU, with a backing file."""
+
+    def question(qmp: Qmp) -> None:
+        file = {"driver": "file", "filename": str(path), "node-name": "file"}
+        qmp.execute_raw("blockdev-add", file)
+        options = {
+            "driver": "qcow2", "file": "file", "size": size,
+            "backing-file": base, "backing-fmt": base_format,
+        }
+        qmp.execute_raw("blockdev-create", {"job-id": "create", "options": options})
+        deadline = time.monotonic() + patient(30)
+        while True:
+            (job,) = qmp.execute("query-jobs")
+            if job["status"] == "concluded":
+                break
+            assert time.monotonic() < deadline, job
+            time.sleep(0.01)
+        assert "error" not in job, job
+        qmp.execute_raw("job-dismiss", {"id": "create"})
+        qmp.execute_raw("blockdev-del", {"node-name": "file"})
+
+    path.write_bytes(b"")
+    find.ask(built.qemu, built.qemu_data, question)

@@ -125,6 +125,19 @@ def card(text: str) -> tuple[str, str]:
     return name, tap
 
 
+def port(text: str) -> str:
+    """PROTOCOL:ADDRESS:PORT of this host, the address written out."""
+    from cpcctl.migrate import network
+
+    found = network.port(text)
+    if found is None:
+        raise Wrong(
+            f"{quoted(text)} is not PROTOCOL:ADDRESS:PORT, such as tcp:127.0.0.1:2222; "
+            "no address means all"
+        )
+    return found
+
+
 def folder(text: str) -> str:
     """A folder of this host, by its absolute path; ':' would separate two of them."""
     if not text.startswith("/"):

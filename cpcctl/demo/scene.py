@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,10 @@ class Guest:
     def __init__(self, world: Place, spec: dict[str, Any]) -> None:
         self.world = world
         self.name = str(spec["name"])
+        # The same networks on either host.
+        self.cards = [
+            f"net{i}={nic.get('tap', 'user')}" for i, nic in enumerate(spec.get("nics", ()))
+        ]
         self.file = world.folder / f"{self.name}.yaml"
         # JSON is YAML.
         self.file.write_text(json.dumps(spec))
@@ -209,7 +213,7 @@ class Guest:
 
         via: may change the ticket, so that the way leads through a relay. bar: as for call().
         """
-        receiver = Receiver(destination)
+        receiver = Receiver(destination, self.cards)
         try:
             with tempfile.NamedTemporaryFile("w", dir=self.world.folder) as ticket:
                 ticket.write(via(receiver.ticket))
@@ -227,11 +231,12 @@ class Guest:
 class Receiver:
     """`cpcctl receive` on the destination."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, cards: Sequence[str]) -> None:
+        """cards: what --nic names."""
         self._host = host
         self._process = host.popen(
             [sys.executable, "-m", "cpcctl", "receive", "--listen", f"{host.address}:0",
-             "--progress", "none"],
+             "--progress", "none", *(f"--nic={card}" for card in cards)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable
 from functools import partial
 
+from cpcctl.config.settings import Settings
 from cpcctl.errors import quoted, shown
 from cpcctl.host.beneath import Outside, open_beneath
 from cpcctl.migrate.checks import PASSED_THROUGH, VTPM
@@ -22,7 +23,6 @@ from cpcctl.ui.check import Check
 from cpcctl.vm.files import Files, open_files
 from cpcctl.vm.spec import VmSpec
 
-DEFAULT_FOLDERS = ("/var/lib/cpcctl/images", "/srv")
 DRIVERS = frozenset(
     {
         "virtio-rng-pci", "virtio-balloon-pci", "virtio-scsi-pci", "virtio-keyboard-pci",
@@ -38,12 +38,12 @@ SETTINGS = frozenset(
     }
 )
 VALUE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-FORWARD = re.compile(r"(?:tcp|udp):[0-9.]*:\d{1,5}-[0-9.]*:\d{1,5}")
 
 
-def folders(configured: str) -> tuple[str, ...]:
-    """The allowed folders: ours and the configured ones, which ':' separates."""
-    return (*DEFAULT_FOLDERS, *filter(None, configured.split(":")))
+def folders(settings: Settings) -> tuple[str, ...]:
+    """The allowed folders: our own and the configured ones, which ':' separates."""
+    own = str(settings.state_dir / "images")
+    return (own, *filter(None, settings.allow_paths.split(":")))
 
 
 def open_allowed(spec: VmSpec, allowed: Iterable[str]) -> Files:
@@ -53,14 +53,8 @@ def open_allowed(spec: VmSpec, allowed: Iterable[str]) -> Files:
     return open_files(spec, lambda path, writes: open_beneath(path, writes, folders))
 
 
-def look(spec: VmSpec, allowed: Iterable[str], host: str) -> list[Check]:
-    """The checks that come before any other of the destination."""
-    with open_allowed(spec, allowed) as files:
-        return judge(spec, files, host)
-
-
 def judge(spec: VmSpec, files: Files, host: str) -> list[Check]:
-    """The same for files that are open. Pure."""
+    """The checks that come before any other of the destination. Pure."""
     outside = sorted(p for p, error in files.problems.items() if isinstance(error, Outside))
     odd = {p: error for p, error in files.problems.items() if isinstance(error, BadImage)}
     fixes = dict.fromkeys(error.fix for error in odd.values() if error.fix)
@@ -68,7 +62,6 @@ def judge(spec: VmSpec, files: Files, host: str) -> list[Check]:
     passed = sorted({driver for driver in drivers if driver in PASSED_THROUGH})
     tpm = sorted({driver for driver in drivers if driver in VTPM})
     bad = {device: why for device in spec.devices if (why := device_problem(device))}
-    forwards = [rule for nic in spec.nics for rule in nic.hostfwd if not FORWARD.fullmatch(rule)]
     options = " ".join(
         f"--allow-path {shown(parent)}"
         for parent in dict.fromkeys(os.path.dirname(path) for path in outside)
@@ -105,12 +98,6 @@ def judge(spec: VmSpec, files: Files, host: str) -> list[Check]:
             not bad,
             "; ".join(f"{shown(device, 256)}: {why}" for device, why in bad.items()),
             "start the VM without the device",
-        ),
-        check(
-            "hostfwd",
-            not forwards,
-            f"{', '.join(shown(rule, 256) for rule in forwards)} is no plain TCP or UDP rule",
-            "start the VM with rules such as tcp::2222-:22",
         ),
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 
 from cpcctl.host.cpu_model import changed
@@ -38,7 +38,6 @@ class SourceFacts:
     firmware_version: str
     ram: int
     cpu: tuple[str, ...] = ()
-    disks: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,6 @@ class DestinationFacts:
     """What the destination finds out about itself for one VM.
 
     memory_needed, memory_available: bytes, everything included.
-    disks: path to "" when it is the same file, else what is wrong.
-    nics: what is wrong with a name of --nic, or with a tap on this host.
     kvm: why KVM does not work there, and what to do; for a guest that needs it.
     machines: names its QEMU knows; missing_commands: of ours that it lacks.
     """
@@ -62,9 +59,6 @@ class DestinationFacts:
     machines: frozenset[str]
     missing_commands: tuple[str, ...]
     cpu: tuple[str, ...]
-    disks: dict[str, str]
-    files: dict[str, str]
-    nics: dict[str, str] = field(default_factory=dict)
     kvm: tuple[str, str] = ("", "")
 
 
@@ -140,8 +134,6 @@ def living_hvcpu(name: str, dead: list[int]) -> str:
 def destination_checks(spec: VmSpec, there: SourceFacts, here: DestinationFacts) -> list[Check]:
     """What only the destination can tell."""
     missing = sorted(set(there.cpu) - set(here.cpu))
-    bad_disks = {path: why for path, why in here.disks.items() if why}
-    bad_files = {path: why for path, why in here.files.items() if why}
     check = partial(Check.of, here.host)
     return [
         check(
@@ -185,24 +177,6 @@ def destination_checks(spec: VmSpec, there: SourceFacts, here: DestinationFacts)
             if len(missing) <= FEATURES_MAX
             else "start the VM with a cpu that both hosts have",
         ),
-        check(
-            "disks",
-            not bad_disks,
-            "; ".join(f"{path}: {why}" for path, why in bad_disks.items()),
-            "put every disk on storage that both hosts share, under the same path",
-        ),
-        check(
-            "files",
-            not bad_files,
-            "; ".join(f"{path}: {why}" for path, why in bad_files.items()),
-            f"put the file on {here.host}",
-        ),
-        check(
-            "nics",
-            not here.nics,
-            "; ".join(f"{name}: {why}" for name, why in here.nics.items()),
-            f"make the tap on {here.host}, or name another one: cpcctl receive --nic NAME=TAP",
-        ),
         _platform(spec, there, here),
         check(
             "firmware",
@@ -243,38 +217,6 @@ def _accelerator(spec: VmSpec, here: DestinationFacts) -> Check:
         f"{fix}, on {here.host}\nor start the VM with accel: tcg" if fix else
         "start the VM with accel: tcg",
     )
-
-
-def nic_problems(spec: VmSpec, taps: dict[str, str], present: Iterable[str]) -> dict[str, str]:
-    """What is wrong with the VM's network on the destination; empty when nothing is.
-
-    taps: --nic of receive. present: network devices of that host.
-    """
-    fitted = fit_taps(spec, taps)
-    cards = {f"net{i}": nic.tap for i, nic in enumerate(spec.nics) if nic.tap is not None}
-    known = {*cards, *cards.values()}
-    words = ", ".join(f"{name} (tap {tap})" for name, tap in cards.items()) or "none"
-    found = {
-        name: f"no network device of VM {spec.name} on a tap has this name; it has {words}"
-        for name in taps
-        if name not in known
-    }
-    exist = set(present)
-    for nic in fitted.nics:
-        if nic.tap is not None and nic.tap not in exist:
-            found[nic.tap] = "there is no such network device"
-    return found
-
-
-def fit_taps(spec: VmSpec, taps: dict[str, str]) -> VmSpec:
-    """The VM with the taps it has on the destination, as --nic of receive says."""
-    nics = tuple(
-        replace(nic, tap=taps.get(f"net{index}", taps.get(nic.tap, nic.tap)))
-        if nic.tap is not None
-        else nic
-        for index, nic in enumerate(spec.nics)
-    )
-    return replace(spec, nics=nics)
 
 
 def read(found: Iterable[CheckResult], host: str) -> list[Check]:

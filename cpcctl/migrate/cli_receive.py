@@ -22,12 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--nic", type=arguments.card, action="append", default=[], metavar="NAME=TAP",
-        help="here the VM's network device (net0, or its tap there) is TAP; repeatable",
+        help="the VM's network device (net0, or its tap there) gets TAP here, or, with "
+        "NAME=user, a user network; repeatable; one that is not named is refused",
     )
     parser.add_argument(
         "--allow-path", type=arguments.folder, action="append", default=[], metavar="DIR",
-        help="the VM may use files below DIR, besides /var/lib/cpcctl/images, /srv and "
+        help="the VM may use files below DIR, besides images in cpcctl's state folder and "
         "the setting allow_paths; repeatable",
+    )
+    parser.add_argument(
+        "--allow-hostfwd", type=arguments.port, action="append", default=[],
+        metavar="tcp:ADDRESS:PORT",
+        help="a user network of the VM may listen there; repeatable",
     )
     parser.add_argument(
         "--wait", type=arguments.waiting, metavar="SECONDS",
@@ -60,5 +66,6 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         grace=args.grace,
         peer_timeout=args.peer_timeout,
         allow_paths=":".join(args.allow_path),
+        ports=tuple(args.allow_hostfwd),
     )
     return receiving.receive(ctx, wishes)

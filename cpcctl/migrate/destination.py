@@ -34,16 +34,20 @@ from cpcctl.migrate import (
     hold,
     leftover,
     messages,
+    network,
     order,
     session,
+    sharing,
 )
 from cpcctl.migrate.machine import DestinationFact
+from cpcctl.migrate.network import Network
 from cpcctl.migrate.order import Stage
 from cpcctl.migrate.side import Side
 from cpcctl.migrate.streams import Streams
 from cpcctl.ui.check import Check, refusal
 from cpcctl.vm import lifecycle
 from cpcctl.vm import spec as specs
+from cpcctl.vm.files import Files
 from cpcctl.vm.spec import VmSpec
 
 STREAM_SECONDS = patient(30.0)
@@ -51,18 +55,20 @@ RECV_SECONDS = 24 * 3600.0
 COMPLETE_LOOK = 0.25
 GONE_SECONDS = patient(2.0)
 LOOKS_MAX = 32
+PASSED_SECONDS = 60.0
 
 
 class Destination:
     """One guest that arrives. `stage` says how far it is."""
 
     def __init__(
-        self, settings: Settings, job: Job, listener: Listener, taps: dict[str, str]
+        self, settings: Settings, job: Job, listener: Listener, network: Network
     ) -> None:
         self.settings = settings
         self.job = job
         self.listener = listener
-        self.taps = taps
+        self.network = network
+        self._digests = sharing.Digests()
         self.side: Side | None = None
         self.lock: VmLock | None = None
         self.streams: Streams | None = None
@@ -73,7 +79,8 @@ class Destination:
         self.finished = threading.Event()
         self.error: CpcError | None = None
         self._recvs: list[object] = []
-        self._passed: tuple[Any, Any] | None = None  # what preflight has found good
+        # What preflight has found good, and when.
+        self._passed: tuple[Any, Any, float] | None = None
         self._handlers: dict[type[Request[Any]], Callable[[Any], Message]] = {
             messages.Hello: self._hello,
             messages.Clock: lambda _: messages.Time(time.time()),
@@ -130,15 +137,18 @@ class Destination:
         return messages.Helloed(self.settings.host, messages.PROTOCOL)
 
     def _preflight(self, request: messages.Preflight) -> messages.Checks:
-        found = self._checks(request)[1]
         self._passed = None
+        spec = specs.read(request.spec, "the VM that the source sends")
+        with admit.open_allowed(spec, admit.folders(self.settings)) as files:
+            found, digests = self._checks(request, spec, files)
         if refusal(found) is None:
-            self._passed = (request.spec, request.source)
-        return messages.Checks(tuple(checks.result(check) for check in found))
+            self._passed = (request.spec, request.source, time.monotonic())
+        return messages.Checks(tuple(checks.result(check) for check in found), digests)
 
     def _checks(
-        self, request: messages.Preflight | messages.Prepare
-    ) -> tuple[VmSpec, list[Check]]:
+        self, request: messages.Preflight | messages.Prepare, spec: VmSpec, files: Files
+    ) -> tuple[list[Check], tuple[str, ...]]:
+        """What is found of a VM whose files are open; and the files whose digest may help."""
         # Each look tells the source something of this host's files.
         self._looks += 1
         if self._looks > LOOKS_MAX:
@@ -147,25 +157,36 @@ class Destination:
                 exit_code=ExitCode.REFUSED,
                 hint="take a fresh ticket from `cpcctl receive`",
             )
-        spec = specs.read(request.spec, "the VM that the source sends")
-        source = facts.read_source(request.source)
-        found = admit.look(
-            spec, admit.folders(self.settings.allow_paths), self.settings.host
-        )
+        source, host = facts.read_source(request.source), self.settings.host
+        found = admit.judge(spec, files, host)
         if refusal(found) is not None:
-            return spec, found  # and nothing that it names was opened
-        orphan = leftover.removable(self.settings, spec.name)
-        here = facts.of_destination(self.settings, spec, source, self.taps, orphan)
-        return spec, found + checks.destination_checks(spec, source, here)
+            return found, ()  # and the source is told nothing of the files
+        shared = sharing.verify(files, request.files, source.host, self._digests)
+        found += sharing.checks(files, shared.unproven, host)
+        found += network.checks(spec, self.network, facts.network_devices(), host)
+        if not self._known(request):
+            orphan = leftover.removable(self.settings, spec.name)
+            here = facts.of_destination(self.settings, spec, source, orphan)
+            found += checks.destination_checks(spec, source, here)
+        return found, shared.digests
+
+    def _known(self, request: messages.Preflight | messages.Prepare) -> bool:
+        """Whether this host, not the files, was found good for this VM a moment ago."""
+        if self._passed is None:
+            return False
+        *passed, when = self._passed
+        return passed == [request.spec, request.source] and time.monotonic() - when < PASSED_SECONDS
 
     def _prepare(self, request: messages.Prepare) -> messages.Launched:
-        if (request.spec, request.source) == self._passed:
-            spec = specs.read(request.spec, "the VM that the source sends")
-        else:
-            spec, found = self._checks(request)
-            error = refusal(found)
+        spec = specs.read(request.spec, "the VM that the source sends")
+        # What is looked at now is what QEMU gets, whatever was found earlier.
+        with admit.open_allowed(spec, admit.folders(self.settings)) as files:
+            error = refusal(self._checks(request, spec, files)[0])
             if error is not None:
                 raise error
+            return self._launch(spec, files)
+
+    def _launch(self, spec: VmSpec, files: Files) -> messages.Launched:
         self.job.record.vm = spec.name
         # Before QEMU and its hvCPUs make this machine look busy.
         idle = cores.idle() if spec.hvcpus > 1 else float(cores.count())
@@ -174,7 +195,11 @@ class Destination:
             leftover.remove(self.settings, spec.name)
             self.job.record.data["launched"] = spec.name
             self.job.phase("prepare")
-            vm = self._start(spec, lock)
+            # Leaves nothing when it fails; what has this name then is somebody else's.
+            vm = lifecycle.start(
+                self.settings, network.fit(spec, self.network), incoming=True, lock=lock,
+                files=files,
+            )  # fmt: skip
             try:
                 self.side = Side.attach(vm)
             except BaseException:
@@ -196,20 +221,6 @@ class Destination:
             len(self.side.hvcpus), cores.count(), idle, cores.machine(),
             {str(suite): speed for suite, speed in speeds.items()},
         )  # fmt: skip
-
-    def _start(self, spec: VmSpec, lock: VmLock) -> lifecycle.Vm:
-        """Launch it with the files that are looked at now, whatever was found earlier.
-
-        Leaves nothing when it fails; what has this name then is somebody else's.
-        """
-        with admit.open_allowed(spec, admit.folders(self.settings.allow_paths)) as files:
-            error = refusal(admit.judge(spec, files, self.settings.host))
-            if error is not None:
-                raise error
-            return lifecycle.start(
-                self.settings, checks.fit_taps(spec, self.taps), incoming=True, lock=lock,
-                files=files,
-            )  # fmt: skip
 
     def _handshake(self, request: messages.Handshake) -> messages.Shaken:
         side = self._side()

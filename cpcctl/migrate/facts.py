@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from pathlib import Path
 from typing import Any
 
 from cpcctl import abi
@@ -15,7 +13,6 @@ from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host import cpu_model, find
 from cpcctl.host.qmp import Qmp
 from cpcctl.host.state import Folders
-from cpcctl.migrate import checks
 from cpcctl.migrate.checks import DestinationFacts, SourceFacts
 from cpcctl.migrate.side import Side
 from cpcctl.snp import definition as snp
@@ -35,7 +32,6 @@ def of_source(side: Side) -> SourceFacts:
         firmware_version=info["firmware-version"],
         ram=int(ram["base-memory"]) + int(ram.get("plugged-memory", 0)),
         cpu=cpu_features(side.qmp, spec.cpu),
-        disks={disk.path: disk_mark(disk.path) for disk in spec.disks},
     )
 
 
@@ -47,7 +43,7 @@ def source_document(facts: SourceFacts) -> dict[str, Any]:
 def read_source(document: object) -> SourceFacts:
     """What came over the link. :raise CpcError: (3) malformed."""
     if isinstance(document, dict):
-        cpu, disks = document.get("cpu"), document.get("disks")
+        cpu = document.get("cpu")
         texts = [document.get(key) for key in ("host", "platform", "firmware_version")]
         numbers = [document.get(key) for key in ("abi", "ram")]
         if (
@@ -55,12 +51,10 @@ def read_source(document: object) -> SourceFacts:
             and all(type(n) is int and n >= 0 for n in numbers)
             and isinstance(cpu, list)
             and all(isinstance(name, str) for name in cpu)
-            and isinstance(disks, dict)
-            and all(isinstance(mark, str) for mark in disks.values())
         ):
             return SourceFacts(
                 document["host"], document["platform"], document["abi"],
-                document["firmware_version"], document["ram"], tuple(cpu), disks,
+                document["firmware_version"], document["ram"], tuple(cpu),
             )
     raise CpcError("the source's facts make no sense", exit_code=ExitCode.REFUSED)
 
@@ -69,12 +63,10 @@ def of_destination(
     settings: Settings,
     spec: VmSpec,
     source: SourceFacts,
-    taps: dict[str, str],
     ours_to_remove: bool,
 ) -> DestinationFacts:
     """What this host can offer.
 
-    taps: --nic of receive.
     ours_to_remove: what has the VM's name here is the leftover of a receive
     that lost its controller and never ran.
     """
@@ -102,15 +94,6 @@ def of_destination(
             lambda qmp: cpu_features(qmp, spec.cpu),
             accel="kvm" if spec.accel == "kvm" else "tcg",
         ),
-        disks={
-            disk.path: disk_problem(disk.path, source.disks.get(disk.path, ""))
-            for disk in spec.disks
-        },
-        files={
-            path: "" if Path(path).is_file() else "is not there"
-            for path in spec.named_files
-        },
-        nics=checks.nic_problems(spec, taps, network_devices()),
         kvm=kvm,
     )
 
@@ -151,32 +134,3 @@ def cpu_features(qmp: Qmp, model: str) -> tuple[str, ...]:
 
 def _expanded(qmp: Qmp, model: str) -> set[str]:
     return {key for key, on in cpu_model.expand(qmp, model).items() if on is True}
-
-
-def disk_mark(path: str) -> str:
-    """What tells a shared file from a copy of it.
-
-    The guest may be writing to it, and a sparse file grows, so neither content
-    nor size will do: it is the inode number, which a shared file system shows
-    to all its clients alike.
-    """
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        raise CpcError(
-            f"the disk {path} cannot be looked at", exit_code=ExitCode.REFUSED, cause=str(error)
-        ) from error
-    return hashlib.sha256(f"{found.st_ino}".encode()).hexdigest()
-
-
-def disk_problem(path: str, mark: str) -> str:
-    """"" when the file here is the one that has this mark on the source."""
-    try:
-        if disk_mark(path) != mark:
-            return "is another file there than on the source: it is not shared"
-        with open(path, "r+b"):
-            return ""
-    except CpcError as error:
-        return error.cause or error.message
-    except OSError as error:
-        return str(error)

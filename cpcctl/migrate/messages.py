@@ -34,11 +34,15 @@ HOST_MAX = 256
 REASON_MAX = 512
 WORDS_MAX = 2000
 CHECKS_MAX = 64
+PATH_MAX = 4096
+# 16 disks with 16 backing files each, and what a VM boots from.
+FILES_MAX = 320
 HVCPUS_MAX = 16
 STREAM_TOKEN = Data((32,))
 HELLO = Data((ctypes.sizeof(abi.Hello),))
 CONFIRMATION = Data((32,))
 TOKEN = Data((ctypes.sizeof(abi.Token),))
+MAYBE_DIGEST = Data((0, 32))
 MAYBE_TOKEN = Data((0, ctypes.sizeof(abi.Token)))
 # Some kilobytes, of a guest with many devices some hundred.
 DEVICES = Attached(16 << 20)
@@ -96,17 +100,35 @@ class CheckResult(Message):
 
 @dataclass(frozen=True)
 class Checks(Message):
-    """Every check of the destination, in order."""
+    """Every check of the destination, in order. digests: files whose digest may prove them."""
 
     checks: Annotated[tuple[CheckResult, ...], Many(Record(CheckResult), CHECKS_MAX)]
+    digests: Annotated[tuple[str, ...], Many(Words(PATH_MAX), FILES_MAX)] = ()
+
+
+@dataclass(frozen=True)
+class FileClaim(Message):
+    """How a file of the VM is told from any copy; see sharing.py.
+
+    byte: the one that the source holds locked; 0: its file system has no locks
+    digest: SHA-256 of the content, where it was asked for
+    """
+
+    path: Annotated[str, Words(PATH_MAX)]
+    byte: Annotated[int, Count(0, 1 << 62)]
+    digest: Annotated[bytes, MAYBE_DIGEST] = b""
+
+
+CLAIMS = Many(Record(FileClaim), FILES_MAX)
 
 
 @dataclass(frozen=True)
 class Preflight(Request[Checks]):
-    """Could this VM come? spec: its definition; source: facts of its host."""
+    """Could this VM come? spec: its definition; source: facts of its host; files: its files."""
 
     spec: Annotated[dict[str, Any], DESCRIPTION]
     source: Annotated[dict[str, Any], DESCRIPTION]
+    files: Annotated[tuple[FileClaim, ...], CLAIMS] = ()
 
 
 @dataclass(frozen=True)
@@ -130,6 +152,7 @@ class Prepare(Request[Launched]):
 
     spec: Annotated[dict[str, Any], DESCRIPTION]
     source: Annotated[dict[str, Any], DESCRIPTION]
+    files: Annotated[tuple[FileClaim, ...], CLAIMS] = ()
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from cpcctl.link.listener import Listener
 from cpcctl.link.ticket import SECRET_BYTES, Ticket
 from cpcctl.migrate.destination import Destination
 from cpcctl.migrate.messages import REQUESTS
+from cpcctl.migrate.network import Network
 from cpcctl.migrate.order import Stage
 from cpcctl.migrate.side import Side
 from cpcctl.ui import interrupts
@@ -52,6 +53,12 @@ class Wishes:
     grace: float
     peer_timeout: float
     allow_paths: str = ""  # as the setting: folders besides those that it names, by ':'
+    ports: tuple[str, ...] = ()  # as network.port() gives them
+
+    @property
+    def network(self) -> Network:
+        """What of this host's network the VM gets."""
+        return Network(self.taps, frozenset(self.ports))
 
 
 def receive(ctx: Context, wishes: Wishes) -> int:
@@ -76,7 +83,7 @@ def receive(ctx: Context, wishes: Wishes) -> int:
     )
     ticket = Ticket(address, listener.port, identity.fingerprint, secret)
     _say(ctx, {"ticket": ticket.text(), "job": job.id}, ticket.text())
-    destination = Destination(_allowing(ctx, wishes), job, listener, wishes.taps)
+    destination = Destination(_allowing(ctx, wishes), job, listener, wishes.network)
     return _end(ctx, job, destination, wishes, wishes.wait)
 
 
@@ -87,7 +94,7 @@ def resume(ctx: Context, job: Job) -> int:
     identity = tls.load_identity(_folder(Folders.of(ctx.settings), job.id))
     secret = base64.b64decode(data["secret"])
     listener = Listener(wishes.host, wishes.port, tls.server_context(identity), secret)
-    destination = Destination(_allowing(ctx, wishes), job, listener, wishes.taps)
+    destination = Destination(_allowing(ctx, wishes), job, listener, wishes.network)
     name = data.get("launched")
     if name:
         destination.lock = VmLock.take(Folders.of(ctx.settings), name, f"receive {job.id}")

@@ -12,12 +12,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from cpcctl.errors import reason, shown
 from cpcctl.host import locks
 from cpcctl.host.files import open_regular
+from cpcctl.migrate.messages import FileClaim
 from cpcctl.qemu.images import OpenFile
 from cpcctl.ui.check import Check
 from cpcctl.vm.files import Files, open_files
@@ -28,25 +29,13 @@ DIGEST_MAX = 1 << 30
 CHUNK = 1 << 20
 
 
-@dataclass(frozen=True)
-class Claim:
-    """What a source says of one of its files.
-
-    byte: which one it holds locked; None: the file system has no locks
-    digest: SHA-256 of the content in hex, once it was asked for
-    """
-
-    byte: int | None
-    digest: str | None = None
-
-
 class Holder:
     """The source's half: its files open and locked until close()."""
 
     def __init__(self, spec: VmSpec, host: str, pid: int) -> None:
         """pid: the VM's QEMU, which must have open what is claimed of it."""
         self.host = host
-        self.claims: dict[str, Claim] = {}
+        self.claims: dict[str, FileClaim] = {}
         self._digests = Digests()
         self._files = open_files(spec, _open_to_lock)
         self.problems = {
@@ -72,15 +61,15 @@ class Holder:
         why = "is not the file that QEMU has open: it was replaced"
         return [(file.path, why) for file in images if _identity(file.fd) not in in_use]
 
-    def _claim(self, file: OpenFile) -> Claim:
+    def _claim(self, file: OpenFile) -> FileClaim:
         byte = locks.random_byte()
         try:
             locks.hold(file.fd, byte)
         except OSError as error:
             if file.writes:
                 self.problems[file.path] = f"cannot be locked: {reason(error)}"
-            return Claim(None)
-        return Claim(byte)
+            byte = 0
+        return FileClaim(file.path, byte)
 
     def checks(self) -> list[Check]:
         """What the source can tell alone."""
@@ -92,7 +81,7 @@ class Holder:
             file = self._open.get(path)
             if file is not None and path in self.claims and not file.writes:
                 digest = self._digests.of(file.fd)
-                self.claims[path] = Claim(self.claims[path].byte, digest)
+                self.claims[path] = replace(self.claims[path], digest=digest)
 
     def close(self) -> None:
         """Let go of the locks. May be called twice."""
@@ -104,13 +93,13 @@ class Digests:
     """SHA-256 of files, remembered while they do not change."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, ...], str] = {}
+        self._known: dict[tuple[int, ...], bytes] = {}
 
-    def of(self, fd: int) -> str | None:
-        """In hex; None for a file that is too large. Raises OSError."""
+    def of(self, fd: int) -> bytes:
+        """b"" for a file that is too large. Raises OSError."""
         found = os.fstat(fd)
         if found.st_size > DIGEST_MAX:
-            return None
+            return b""
         key = (
             found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns,
         )  # fmt: skip
@@ -120,7 +109,7 @@ class Digests:
             while data := os.pread(fd, CHUNK, offset):
                 digest.update(data)
                 offset += len(data)
-            self._known[key] = digest.hexdigest()
+            self._known[key] = digest.digest()
         return self._known[key]
 
 
@@ -133,41 +122,42 @@ class Verdict:
 
 
 def verify(
-    files: Files, claims: Mapping[str, Claim], source: str, digests: Digests
+    files: Files, claims: Iterable[FileClaim], source: str, digests: Digests
 ) -> Verdict:
     """The destination's half: each file that is open here against what the source says."""
     unproven: dict[str, str] = {}
     wanted: list[str] = []
+    said = {claim.path: claim for claim in claims}
     for file in files.all():
         if file.fd < 0:
             continue
+        claim = said.get(file.path)
         try:
-            why = _unproven(file, claims.get(file.path), source, digests)
+            why = _unproven(file, claim, source, digests)
         except OSError as error:
             why = reason(error)
         if why:
             unproven[file.path] = why
-            claim = claims.get(file.path)
-            if claim is not None and claim.digest is None and not file.writes:
+            if claim is not None and not claim.digest and not file.writes:
                 wanted.append(file.path)
     return Verdict(unproven, tuple(dict.fromkeys(wanted)))
 
 
-def _unproven(file: OpenFile, claim: Claim | None, source: str, digests: Digests) -> str:
+def _unproven(file: OpenFile, claim: FileClaim | None, source: str, digests: Digests) -> str:
     """"" for a file that is proven to be the source's, or equal to it."""
     if claim is None:
         return f"{source} says nothing of it"
-    if claim.byte is not None and locks.held(file.fd, claim.byte):
+    if claim.byte and locks.held(file.fd, claim.byte):
         return ""
     if file.writes:
         return (
-            f"is another file there than on {source}, whose lock on it is not seen: "
+            f"is another file than on {source}, whose lock on it is not seen here: "
             "it is not shared, or its mount has no locks"
         )
-    ours = digests.of(file.fd) if claim.digest is not None else None
-    if ours is not None and ours == claim.digest:
+    ours = digests.of(file.fd) if claim.digest else b""
+    if ours and ours == claim.digest:
         return ""
-    if ours is not None:
+    if ours:
         return f"is not shared with {source} and has another content there"
     return f"is not shared with {source}, and too large to compare"
 

@@ -32,6 +32,7 @@ from cpcctl.migrate import (
     parallel,
     running,
     session,
+    sharing,
     suites,
 )
 from cpcctl.migrate.converge import Round
@@ -69,6 +70,7 @@ class Source:
         self.phase = Phase.PREFLIGHT
         self.cancel = threading.Event()
         self.client: rpc.Client | None = None
+        self._shared: sharing.Holder | None = None
         self.streams: Streams | None = None
         self.rounds: list[Round] = []
         self.paused = False
@@ -156,19 +158,35 @@ class Source:
     def checks_here(self) -> list[Check]:
         """What this side can tell alone."""
         vm, hvcpus = self.side.vm, len(self.side.hvcpus)
-        found = running.look(vm, self.side.qmp)
+        found = [*running.look(vm, self.side.qmp), *self.shared().checks()]
         return [*found, parallel.check(vm.host, vm.name, hvcpus, self.options.parallel)]
 
     def checks_there(self) -> list[Check]:
         """What the destination finds, which looks at it as often as it is asked."""
         answer = self.ask(messages.Preflight(*self.offer()))
+        if answer.digests:
+            self.shared().add_digests(answer.digests)
+            answer = self.ask(messages.Preflight(*self.offer()))
         return checks.read(answer.checks, self.host)
 
-    def offer(self) -> tuple[Params, Params]:
-        """What the destination must know: this VM, with the hvCPUs it has now, and its host."""
+    def shared(self) -> sharing.Holder:
+        """The VM's files, which are held until the destination has opened them."""
+        if self._shared is None:
+            vm = self.side.vm
+            self._shared = sharing.Holder(vm.spec, vm.host, vm.process.pid)
+        return self._shared
+
+    def _let_go(self) -> None:
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
+
+    def offer(self) -> tuple[Params, Params, tuple[messages.FileClaim, ...]]:
+        """What the destination must know: this VM, with the hvCPUs it has now, its host, and
+        its files."""
         spec = replace(self.side.vm.spec, hvcpus=len(self.side.hvcpus))
         source = facts.source_document(facts.of_source(self.side))
-        return spec.document(), source
+        return spec.document(), source, tuple(self.shared().claims.values())
 
     def handshake(self) -> None:
         """Launch the shell there, agree on keys, open the data streams."""
@@ -177,6 +195,7 @@ class Source:
             len(self.side.hvcpus), cores.count(), self._idle_cores(), cores.machine()
         )
         launched = self.ask(messages.Prepare(*self.offer()))
+        self._let_go()
         there = parallel.Room(launched.hvcpus, launched.cores, launched.idle, launched.machine)
         self.parallel = parallel.choose(here, there, self.options.parallel)
         count = self.parallel.streams
@@ -403,6 +422,7 @@ class Source:
 
     def close(self) -> None:
         """Hang up everywhere; the machines stay as they are."""
+        self._let_go()
         if self.streams is not None:
             self.streams.stop()
         if self.client is not None:

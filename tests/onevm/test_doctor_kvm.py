@@ -372,7 +372,7 @@ def test_both_sides_ask_for_the_same_cpu(place: Settings) -> None:
     with vm.qmp() as qmp:
         there = facts.cpu_features(qmp, vm.spec.cpu)
     source = SourceFacts("host-a", "plain", abi.ABI_VERSION, "", 64 << 20, there)
-    here = facts.of_destination(place, vm.spec, source, {}, True)
+    here = facts.of_destination(place, vm.spec, source, True)
     assert here.cpu == there
     assert here.kvm == ("", "")
     assert not failed(vm.spec, source, here) & {"accelerator", "cpu"}
@@ -397,13 +397,13 @@ def test_what_qemu_would_leave_out_is_no_feature(place: Settings) -> None:
 def test_a_guest_with_kvm_does_not_come_to_a_host_without(place: Settings, no_kvm: str) -> None:
     guest = spec.read({"name": "a", "memory": "64M", "accel": "kvm", "machine": "pc-q35-10.0"})
     source = SourceFacts("host-a", "plain", abi.ABI_VERSION, "", 64 << 20, ("aes",))
-    here = facts.of_destination(place, guest, source, {}, False)
+    here = facts.of_destination(place, guest, source, False)
     assert here.kvm[0] == no_kvm
     assert "accelerator" in failed(guest, source, here)
     assert "cpu" not in failed(guest, source, here)
     # The same guest under TCG is welcome, also where KVM does not work.
     same = replace(guest, accel="tcg")
-    here = facts.of_destination(place, same, source, {}, False)
+    here = facts.of_destination(place, same, source, False)
     assert not failed(same, source, here) & {"accelerator", "cpu"}
 
 

@@ -10,18 +10,20 @@ import pytest
 
 from cpcctl import abi
 from cpcctl.errors import CpcError, ExitCode
+from cpcctl.host.beneath import Outside
 from cpcctl.migrate import admit, checks, facts
 from cpcctl.migrate.checks import DestinationFacts, SourceFacts
 from cpcctl.snp import hardware
 from cpcctl.ui.check import Check, refusal
 from cpcctl.vm import protection
-from cpcctl.vm.spec import Nic, VmSpec
+from cpcctl.vm.files import Files
+from cpcctl.vm.spec import VmSpec
 
 SPEC = VmSpec(name="t", memory=1 << 30, machine="pc-q35-10.0", accel="tcg")
-THERE = SourceFacts("host-a", "plain", 1, "0.1.0", 1 << 30, ("aes", "avx2"), {"/d": "mark"})
+THERE = SourceFacts("host-a", "plain", 1, "0.1.0", 1 << 30, ("aes", "avx2"))
 HERE = DestinationFacts(
     "host-b", "plain", 1, "0.1.0", False, 2 << 30, 3 << 30, frozenset({"pc-q35-10.0"}), (),
-    ("aes", "avx2", "vaes"), {"/d": ""}, {"/boot/k": ""},
+    ("aes", "avx2", "vaes"),
 )
 
 
@@ -34,7 +36,7 @@ def test_a_check_that_passed_says_nothing_of_failure() -> None:
     here = replace(HERE, name_taken=True, machines=frozenset(), kvm=("no /dev/kvm", ""))
     found = checks.source_checks(SPEC, [], {0: "dead"}, "paused", "host-a")
     found += checks.destination_checks(replace(SPEC, accel="kvm"), THERE, here)
-    found += admit.look(replace(SPEC, kernel="/k"), [], "host-b")
+    found += admit.judge(SPEC, Files(problems={"/k": Outside(1, "outside", "/k")}), "host-b")
     assert {check.ok for check in found} == {True, False}
     assert {check.host for check in found} == {"host-a", "host-b"}
     for host in ("host-a", "host-b"):
@@ -125,8 +127,6 @@ def test_what_to_do_about_hvcpus(spec: VmSpec, hvcpus: dict[int, str], hint: str
         ({}, {"ram": 2 << 30}, "ram"),
         ({"memory_available": 1 << 30}, {}, "memory"),
         ({"cpu": ("aes",)}, {}, "cpu"),
-        ({"disks": {"/d": "is another file"}}, {}, "disks"),
-        ({"files": {"/boot/k": "is not there"}}, {}, "files"),
         ({"platform": "sev-snp"}, {}, "platform"),
         ({"firmware_version": "0.2.0"}, {}, "firmware"),
         ({"abi": abi.ABI_VERSION + 1}, {}, "firmware"),
@@ -224,7 +224,7 @@ def test_travels_over_the_link() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [("host", 1), ("host", "x" * 999), ("abi", True), ("ram", -1), ("cpu", "aes"), ("cpu", [1]),
-     ("disks", []), ("disks", {"/d": 1}), ("platform", None)],
+     ("platform", None)],
 )
 def test_nonsense_facts(key: str, value: object) -> None:
     with pytest.raises(CpcError) as caught:
@@ -232,30 +232,3 @@ def test_nonsense_facts(key: str, value: object) -> None:
     assert caught.value.exit_code is ExitCode.REFUSED
     with pytest.raises(CpcError):
         facts.read_source([])
-
-
-NETWORK = replace(SPEC, nics=(Nic("tap", "tap0"), Nic(), Nic("tap", "tap1")))
-
-
-@pytest.mark.parametrize(
-    ("taps", "present", "wrong"),
-    [
-        ({}, ["tap0", "tap1"], []),
-        ({}, ["tap0"], ["tap1"]),
-        ({"net0": "t8", "tap1": "t9"}, ["t8", "t9"], []),
-        ({"net0": "t8"}, ["tap0", "tap1"], ["t8"]),
-        ({"net1": "t8"}, ["tap0", "tap1", "t8"], ["net1"]),
-        ({"net3": "t8"}, ["tap0", "tap1", "t8"], ["net3"]),
-        ({"eth0": "t8"}, ["tap0", "tap1", "t8"], ["eth0"]),
-    ],
-)
-def test_nics(taps: dict[str, str], present: list[str], wrong: list[str]) -> None:
-    found = checks.nic_problems(NETWORK, taps, present)
-    assert list(found) == wrong
-    here = replace(HERE, nics=found)
-    assert failed(checks.destination_checks(NETWORK, THERE, here)) == (["nics"] if wrong else [])
-
-
-def test_taps_are_fitted_to_the_destination() -> None:
-    fitted = checks.fit_taps(NETWORK, {"net0": "t8", "tap1": "t9"})
-    assert [nic.tap for nic in fitted.nics] == ["t8", None, "t9"]

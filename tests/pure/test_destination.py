@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,9 +21,11 @@ from cpcctl.host.process import ProcessId
 from cpcctl.host.qmp import QmpGone
 from cpcctl.host.state import Folders, VmLock
 from cpcctl.jobs.store import JobStore
-from cpcctl.migrate import destination, receiving
+from cpcctl.migrate import destination, facts, receiving
+from cpcctl.migrate.checks import SourceFacts
 from cpcctl.migrate.destination import Destination
 from cpcctl.migrate.messages import Abort, Prepare
+from cpcctl.migrate.network import Network
 from cpcctl.migrate.order import Stage
 from cpcctl.qemu import watcher
 from cpcctl.ui.context import Context
@@ -42,7 +45,7 @@ def settings(tmp_path: Path) -> Settings:
 def arriving(settings: Settings) -> Destination:
     """A VM t from host-a is on its way."""
     job = JobStore(settings.state_dir / "jobs").create("receive", "t", "host-b", source="host-a")
-    return Destination(settings, job, cast(Any, None), {})
+    return Destination(settings, job, cast(Any, None), Network())
 
 
 def end(settings: Settings, arriving: Destination) -> CpcError:
@@ -100,8 +103,9 @@ def test_a_vm_started_meanwhile_is_left_alone(
         raise CpcError("VM t runs on host-b already", exit_code=ExitCode.REFUSED)
 
     monkeypatch.setattr(lifecycle, "start", start)
-    request = Prepare(here.spec.document(), {})
-    arriving._passed = (request.spec, request.source)
+    source = SourceFacts("host-a", "plain", 1, "0.1.0", 1 << 30)
+    request = Prepare(here.spec.document(), facts.source_document(source))
+    arriving._passed = (request.spec, request.source, time.monotonic())
     with pytest.raises(CpcError, match="runs on host-b already"):
         arriving.handle(request)
     assert arriving.stage is Stage.IDLE
@@ -110,6 +114,33 @@ def test_a_vm_started_meanwhile_is_left_alone(
     assert here.paths.definition.exists()
     assert here.paths.run.exists()
     VmLock.take(Folders.of(settings), "t", "a test").release()
+
+
+def test_a_verdict_expires(
+    settings: Settings, arriving: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found good a minute ago, or of another host, is looked at again."""
+
+    def look(*_: object, **__: object) -> None:
+        raise CpcError("looked at again")
+
+    def start(*_: object, **__: object) -> None:
+        raise CpcError("started")
+
+    monkeypatch.setattr(facts, "of_destination", look)
+    monkeypatch.setattr(lifecycle, "start", start)
+    source = facts.source_document(SourceFacts("host-a", "plain", 1, "0.1.0", 1 << 30))
+    request = Prepare(VmSpec("t", 64 << 20).document(), source)
+    other = {**source, "abi": 2}
+    for spec, told, age, words in (
+        (request.spec, source, 0, "started"),
+        (request.spec, source, destination.PASSED_SECONDS + 1, "looked at again"),
+        (request.spec, other, 0, "looked at again"),
+        ({**request.spec, "vcpus": 2}, source, 0, "looked at again"),
+    ):
+        arriving._passed = (spec, told, time.monotonic() - age)
+        with pytest.raises(CpcError, match=words):
+            arriving.handle(request)
 
 
 @pytest.mark.parametrize(

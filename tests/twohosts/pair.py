@@ -45,6 +45,7 @@ class Host:
         self.name = name
         self.folder = folder
         self.state = folder / "s"
+        self.inside: list[str] = []  # words before every command here
         self.env = {
             **os.environ,
             "CPCCTL_STATE_DIR": str(self.state),
@@ -62,7 +63,7 @@ class Host:
     def start(self, *argv: str, stop_at: str = "") -> subprocess.Popen[str]:
         """Begin a command here."""
         return subprocess.Popen(
-            [sys.executable, "-m", "cpcctl", *argv],
+            [*self.inside, sys.executable, "-m", "cpcctl", *argv],
             env={**self.env, "CPCCTL_TEST_STOP_AT": stop_at},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -35,7 +35,7 @@ def receiving(host: Host, *more: str) -> Iterator[tuple[subprocess.Popen[str], s
     """`receive` on a host, and its ticket; ended at the end if it still runs."""
     process = begin(
         host, "receive", "--listen", f"{host.address}:0", "--grace", GRACE,
-        "--peer-timeout", PEER, *more,
+        "--peer-timeout", PEER, *(more or ("--nic", "net0=tap0")),
     )
     try:
         assert process.stdout is not None

@@ -18,7 +18,7 @@ from tests.twohosts.pair import Pair, finish
 
 SOURCE = {
     "host": "evil", "platform": "plain", "abi": 1, "firmware_version": "0.1.0",
-    "ram": 64 << 20, "cpu": [], "disks": {},
+    "ram": 64 << 20, "cpu": [],
 }
 
 

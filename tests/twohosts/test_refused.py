@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.twohosts.pair import Pair, finish, until
+from cpcctl.demo.console import Console
+from tests import qcow2
+from tests.patience import patient
+from tests.twohosts.pair import Host, Pair, finish, until, wait_stopped
 
 
 def test_unknown_vm_and_bad_arguments(pair: Pair) -> None:
@@ -79,44 +85,131 @@ def test_name_taken(pair: Pair) -> None:
     assert pair.a.vm_state(name) == pair.b.vm_state(name) == "running"
 
 
+def raw(path: Path, size: int = 1 << 20) -> dict[str, Any]:
+    """A disk on a fresh file of random bytes."""
+    path.write_bytes(os.urandom(size))
+    return {"path": str(path), "format": "raw", "cache": "writeback"}
+
+
 def test_disk_not_shared(pair: Pair, tmp_path: Path) -> None:
+    """Under the disk's name is an equal file on b, with everything as on a but the lock."""
     disk = tmp_path / "disk.raw"
-    disk.write_bytes(bytes(1 << 20))
-    name = pair.vm(disks=[{"path": str(disk), "format": "raw", "cache": "writeback"}])
-    # The source keeps its open file; under the name there is now another one.
-    shutil.copy(disk, tmp_path / "copy")
+    name = pair.vm(disks=[raw(disk)])
+    shutil.copy2(disk, tmp_path / "copy")
+    pair.b.inside = [
+        "unshare", "--mount", "sh", "-c", f'mount --bind {tmp_path}/copy {disk} && exec "$@"', "sh",
+    ]  # fmt: skip
     receive, ticket = pair.receive()
-    job = finish(pair.migrate(name, ticket, "--dry-run"), 0)
-    assert "disks" in job.stdout
-    disk.unlink()
-    done = finish(pair.migrate(name, ticket), 3)
-    assert "cannot be looked at" in done.stderr or "disks:" in done.stderr
+    words = f"{disk}: is another file than on host-a"
+    shown = finish(pair.migrate(name, ticket, "--dry-run"), 3).stdout
+    assert words in " ".join(shown.split())
+    assert f"disks: {words}" in finish(pair.migrate(name, ticket), 3).stderr
     receive.terminate()
     finish(receive, 143)
+    pair.b.inside = []
+    pair.check_one_side(name, "a")
+    # It was that which was wrong, and on a as well nothing but the file itself will do.
+    os.rename(disk, tmp_path / "kept")
+    shutil.copy2(tmp_path / "kept", disk)
+    receive, ticket = pair.receive()
+    done = finish(pair.migrate(name, ticket), 3)
+    assert f"disks: {disk}: is not the file that QEMU has open" in done.stderr
+    os.rename(tmp_path / "kept", disk)
+    finish(pair.migrate(name, ticket), 0)
+    finish(receive, 0)
+    pair.check_one_side(name, "b")
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_what_is_only_read_may_be_a_copy(pair: Pair, tmp_path: Path, same: bool) -> None:
+    kernel = tmp_path / "kernel"
+    shutil.copy(pair.built.vmlinuz, kernel)
+    shutil.copy(kernel, tmp_path / "copy")
+    if not same:
+        with (tmp_path / "copy").open("ab") as file:
+            file.write(b"x")
+    name = pair.vm(kernel=str(kernel))
+    pair.b.inside = [
+        "unshare", "--mount", "sh", "-c", f'mount --bind {tmp_path}/copy {kernel} && exec "$@"',
+        "sh",
+    ]  # fmt: skip
+    receive, ticket = pair.receive()
+    done = finish(pair.migrate(name, ticket, "--dry-run"), 0 if same else 3)
+    if not same:
+        assert "is not shared with host-a and has another content there" in done.stdout
+    receive.terminate()
+    finish(receive, 143)
+    pair.b.inside = []
+    pair.check_one_side(name, "a")
+
+
+def written(shell: Console) -> str:
+    """Digest of the disk's 256 KiB after the guest has filled them anew."""
+    shell.run("dd if=/dev/urandom of=/dev/vda bs=64k count=4 conv=fsync")
+    return on_disk(shell)
+
+
+def on_disk(shell: Console) -> str:
+    """The same of what the disk has now, not of what the guest remembers."""
+    shell.run("echo 3 > /proc/sys/vm/drop_caches")
+    # The shell's echo of the command is in it as well.
+    said = shell.run("dd if=/dev/vda bs=64k count=4 2> /dev/null | md5sum")
+    (digest,) = re.findall(r"\b[0-9a-f]{32}\b", said)
+    return str(digest)
+
+
+def console(host: Host, name: str) -> Console:
+    """The guest's shell."""
+    return Console(host.folder / "r" / "vms" / name / "console.sock")
 
 
 def test_disk_moves_with_the_guest(pair: Pair, tmp_path: Path) -> None:
-    disk = tmp_path / "disk.raw"
-    disk.write_bytes(bytes(1 << 20))
-    name = pair.vm(disks=[{"path": str(disk), "format": "raw", "cache": "writeback"}])
-    pair.check_next_try(name)
+    """An image on a base: what the guest writes on one host it reads on the other."""
+    base = tmp_path / "base.raw"
+    raw(base)
+    before = base.read_bytes()
+    qcow2.create(pair.built, tmp_path / "disk.qcow2", 1 << 20, "base.raw", "raw")
+    name = pair.vm(disks=[{"path": str(tmp_path / "disk.qcow2"), "cache": "writeback"}])
+    log = pair.a.folder / "s" / "vms" / name / "console.log"
+    with console(pair.a, name) as shell:
+        shell.wait_ready(log, patient(90))
+        assert on_disk(shell) == hashlib.md5(before[: 256 << 10]).hexdigest()
+        wrote = written(shell)
+    for _ in range(2):
+        pair.check_next_try(name)
+        pair.a, pair.b = pair.b, pair.a
+        with console(pair.a, name) as shell:
+            assert on_disk(shell) == wrote
+            wrote = written(shell)
+    assert base.read_bytes() == before
 
 
-@pytest.mark.parametrize("stop_at", ["", "there-received"])
-def test_disks_come_back_after_an_abort(pair: Pair, tmp_path: Path, stop_at: str) -> None:
-    disk = tmp_path / "disk.raw"
-    disk.write_bytes(bytes(1 << 20))
-    name = pair.vm(disks=[{"path": str(disk), "format": "raw", "cache": "writeback"}])
+@pytest.mark.parametrize(("stop_at", "code"), [("", 130), ("there-received", 1)])
+def test_disks_come_back_after_an_abort(
+    pair: Pair, tmp_path: Path, stop_at: str, code: int
+) -> None:
+    name = pair.vm(disks=[raw(tmp_path / "disk.raw")])
+    log = pair.a.folder / "s" / "vms" / name / "console.log"
+    with console(pair.a, name) as shell:
+        shell.wait_ready(log, patient(90))
+        wrote = written(shell)
     receive, ticket = pair.receive(stop_at=stop_at)
     process = pair.migrate(name, ticket, "--bandwidth", "5")
     if stop_at:
+        wait_stopped(receive.pid)
         receive.kill()
     else:
         until(lambda: (pair.a.jobs("migrate") or [{}])[-1].get("phase") == "copy", "phase copy")
         process.send_signal(signal.SIGINT)
-    finish(process, None)
-    finish(receive, None)
-    pair.check_next_try(name) if pair.a.vm_state(name) == "running" else pytest.fail("lost")
+    finish(process, code)
+    finish(receive, -signal.SIGKILL if stop_at else 1)
+    assert pair.a.vm_state(name) == "running"
+    with console(pair.a, name) as shell:
+        assert on_disk(shell) == wrote
+        wrote = written(shell)
+    pair.check_next_try(name)
+    with console(pair.b, name) as shell:
+        assert on_disk(shell) == wrote
 
 
 def test_network_devices_there(pair: Pair) -> None:
