@@ -32,6 +32,10 @@ class LinkRefused(Exception):
     """The peer is not who the ticket says, or does not hold the ticket."""
 
 
+class OwnTicket(LinkRefused):
+    """The ticket was made by `receive` on this very host."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """A certificate made for one `receive`; files with mode 0600."""
@@ -41,14 +45,17 @@ class Identity:
     fingerprint: bytes
 
 
-def make_identity(folder: Path) -> Identity:
-    """Write a fresh P-256 key and self-signed certificate into folder."""
+def make_identity(folder: Path, host_id: str) -> Identity:
+    """Write a fresh P-256 key and self-signed certificate into folder.
+
+    host_id: who makes it, see host.identity; the certificate's subject
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "cpcctl receive")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"cpcctl receive {host_id}")])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -90,10 +97,12 @@ def server_context(identity: Identity) -> ssl.SSLContext:
     return context
 
 
-def connect(ticket: Ticket, timeout: float) -> ssl.SSLSocket:
+def connect(ticket: Ticket, timeout: float, host_id: str = "") -> ssl.SSLSocket:
     """Reach the destination and prove the ticket.
 
+    host_id: that of this host, when it must be another one
     :raise LinkRefused: another certificate, or the secret was refused.
+    :raise OwnTicket: the destination is this host.
     :raise OSError: unreachable within timeout seconds, or the connection broke.
     """
     raw = socket.create_connection((ticket.host, ticket.port), timeout)
@@ -112,6 +121,8 @@ def connect(ticket: Ticket, timeout: float) -> ssl.SSLSocket:
         certificate = link.getpeercert(binary_form=True) or b""
         if not hmac.compare_digest(hashlib.sha256(certificate).digest(), ticket.fingerprint):
             raise LinkRefused(f"{ticket.address} shows another certificate than the ticket names")
+        if host_id and _made_by(certificate) == host_id:
+            raise OwnTicket("this ticket is from this host")
         link.sendall(PREAMBLE + ticket.secret)
         try:
             answer = read_exact(link, len(ACCEPTED))
@@ -123,6 +134,18 @@ def connect(ticket: Ticket, timeout: float) -> ssl.SSLSocket:
         link.close()
         raise
     return link
+
+
+def _made_by(certificate: bytes) -> str:
+    """The id of the host that made a certificate; "" for none that says so."""
+    from cryptography import x509
+
+    try:
+        subject = x509.load_der_x509_certificate(certificate).subject
+        (name,) = subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    except ValueError:
+        return ""
+    return str(name.value).rpartition(" ")[2]
 
 
 def accept(

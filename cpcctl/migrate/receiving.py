@@ -18,6 +18,7 @@ from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.folders import make_folder
+from cpcctl.host.identity import host_id
 from cpcctl.host.state import Folders, VmLock, remove_tree
 from cpcctl.jobs.store import Job, JobStore
 from cpcctl.link import rpc, tls
@@ -67,7 +68,7 @@ def receive(ctx: Context, wishes: Wishes) -> int:
     job = JobStore(folders.jobs).create("receive", "", ctx.settings.host)
     try:
         folder = make_folder(_folder(folders, job.id))
-        identity = tls.make_identity(folder)
+        identity = tls.make_identity(folder, host_id(ctx.settings.state_dir))
         secret = secrets.token_bytes(SECRET_BYTES)
         listener = Listener(wishes.host, wishes.port, tls.server_context(identity), secret)
         wishes = replace(wishes, port=listener.port)

@@ -17,7 +17,7 @@ from cpcctl import abi
 from cpcctl.abi_status import SUITE_NAMES
 from cpcctl.config.patience import patient
 from cpcctl.errors import CpcError, ExitCode, reason
-from cpcctl.host import cores, suite_speed
+from cpcctl.host import cores, identity, suite_speed
 from cpcctl.jobs.store import Job
 from cpcctl.link import listener, pump, rpc, tls
 from cpcctl.link.limit import Bucket
@@ -130,13 +130,16 @@ class Source:
     def connect(self) -> None:
         """Open the control connection. :raise CpcError: (4) or (3) it cannot be."""
         try:
-            link = tls.connect(self.ticket, self.options.peer_timeout)
+            own = identity.host_id(self.side.vm.paths.state.parents[1])
+            link = tls.connect(self.ticket, self.options.peer_timeout, own)
         except tls.LinkRefused as error:
             raise CpcError(
                 f"the destination {self.ticket.address} refused the connection",
                 exit_code=ExitCode.REFUSED,
                 cause=str(error),
-                hint="take a fresh ticket from `cpcctl receive` on the destination",
+                hint="run `cpcctl receive` on the host where the VM shall go"
+                if isinstance(error, tls.OwnTicket)
+                else "take a fresh ticket from `cpcctl receive` on the destination",
             ) from error
         except OSError as error:
             raise CpcError(

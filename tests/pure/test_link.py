@@ -24,14 +24,14 @@ SECRET = bytes(range(32))
 
 @pytest.fixture
 def listening(tmp_path: Path) -> Iterator[tuple[Listener, Ticket]]:
-    identity = tls.make_identity(tmp_path)
+    identity = tls.make_identity(tmp_path, "b" * 32)
     listener = Listener("127.0.0.1", 0, tls.server_context(identity), SECRET)
     yield listener, Ticket("127.0.0.1", listener.port, identity.fingerprint, SECRET)
     listener.close()
 
 
 def test_files_are_private(tmp_path: Path) -> None:
-    identity = tls.make_identity(tmp_path)
+    identity = tls.make_identity(tmp_path, "b" * 32)
     assert identity.key.stat().st_mode & 0o777 == 0o600
     assert tls.load_identity(tmp_path) == identity
 
@@ -135,7 +135,7 @@ def test_the_whole_greeting_has_one_deadline(
 ) -> None:
     """A byte now and then does not keep a connection alive."""
     monkeypatch.setattr(listener_module, "GREETING_SECONDS", 0.5)
-    context = tls.server_context(tls.make_identity(tmp_path))
+    context = tls.server_context(tls.make_identity(tmp_path, "b" * 32))
     listener = Listener("127.0.0.1", 0, context, SECRET)
     begin = time.monotonic()
     with socket.create_connection(("127.0.0.1", listener.port), 5) as drip:

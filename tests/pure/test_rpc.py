@@ -117,7 +117,7 @@ def test_ask_and_error_word_for_word() -> None:
 
 def test_over_tls_and_large(tmp_path: Path) -> None:
     """Both ends write while they read: a large message, and signs of life meanwhile."""
-    identity = tls.make_identity(tmp_path)
+    identity = tls.make_identity(tmp_path, "b" * 32)
     listener = Listener("127.0.0.1", 0, tls.server_context(identity), bytes(32))
     ours = tls.connect(Ticket("127.0.0.1", listener.port, identity.fingerprint, bytes(32)), 5)
     theirs, _ = listener.control(5)

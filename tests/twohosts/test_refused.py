@@ -63,6 +63,21 @@ def test_unreachable_and_wrong_ticket(pair: Pair) -> None:
     finish(receive, 0)
 
 
+def test_a_ticket_of_this_host(pair: Pair) -> None:
+    """Nothing is suggested that would end the VM that was to be moved."""
+    name = pair.vm()
+    receive = pair.a.start("receive", "--listen", "127.0.0.1:0")
+    assert receive.stdout is not None
+    ticket = receive.stdout.readline().strip()
+    done = finish(pair.migrate(name, ticket), 3)
+    assert "this ticket is from this host" in done.stderr
+    assert "try: run `cpcctl receive` on the host where the VM shall go" in done.stderr
+    assert "stop" not in done.stderr
+    receive.send_signal(signal.SIGINT)
+    finish(receive, 130)
+    pair.check_one_side(name, "a")
+
+
 def test_ticket_is_used_up(pair: Pair) -> None:
     name = pair.vm()
     receive, ticket = pair.receive()
