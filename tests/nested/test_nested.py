@@ -16,6 +16,8 @@ import pytest
 
 from cpcctl.bench import scenario
 from cpcctl.bench.scenario import SCENARIOS, Sample
+from cpcctl.demo.guard import marked
+from cpcctl.demo.hosts import wait_until
 from cpcctl.vm import lifecycle
 from tests.nested import kvm, machine, project, run
 from tests.patience import patient
@@ -225,6 +227,13 @@ def nested(built: object) -> Callable[..., subprocess.Popen[str]]:
 Start = Callable[..., subprocess.Popen[str]]
 
 
+def machines() -> list[int]:
+    """Emulated machines that these tests have running."""
+    ours = marked(f"CPC_TEST_RUN={os.environ['CPC_TEST_RUN']}")
+    names = {pid: Path(f"/proc/{pid}/comm") for pid in ours}
+    return [p for p, name in names.items() if name.exists() and "qemu" in name.read_text()]
+
+
 @pytest.mark.slow
 def test_a_command_runs_where_kvm_is(nested: Start, tmp_path: Path) -> None:
     """Its output and status come back; it sees this checkout; it changes nothing here."""
@@ -259,9 +268,10 @@ def test_whatever_ends_the_runner_ends_the_guest(
     nested: Start, number: signal.Signals
 ) -> None:
     """That no QEMU is left is looked at after every module of tests."""
-    process = nested("echo up; sleep 1000")
-    assert process.stdout is not None
-    assert process.stdout.readline() == "up\n"
+    before = set(machines())
+    process = nested("true")
+    wait_until("QEMU runs", lambda: set(machines()) - before or process.poll(), patient(120))
+    assert process.poll() is None, process.communicate()
     process.send_signal(number)
     _, err = process.communicate(timeout=patient(20))
     assert process.returncode == {2: 130, 15: 143, 9: -9}[number], err
