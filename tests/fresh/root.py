@@ -41,7 +41,12 @@ hostname "$name"
 pivot_root . mnt
 umount -l /mnt
 cd /root
-exec "$@"
+set +e
+# This shell stays the first process in there, and reaps what is left to it: a QEMU that has ended
+# and is not reaped would look alive.
+"$@"
+code=$?
+exit "$code"
 """
 
 
@@ -82,7 +87,7 @@ def provide(suite: str) -> Path:
     if os.geteuid() != 0:
         raise FreshError("debootstrap needs root; run: sudo make test-fresh")
     _install_debootstrap()
-    key = store.key([suite, *BARE], [Path(__file__)])
+    key = store.key([suite, *BARE])
     return store.provide(f"fresh-{suite}", key, lambda folder: _build(folder, suite))
 
 
