@@ -18,7 +18,7 @@ from tests.doors import FILES, hmp, naming
 from tests.patience import patient
 from tests.twohosts.pair import Host, Pair, finish, wait_stopped
 
-HOPS = 10
+HOPS, LONG_HOPS = 4, 10
 READY_SECONDS = 120.0
 SPARE_MIB = 1024
 TRIES = 5
@@ -82,7 +82,8 @@ def hop(pair: Pair, name: str) -> None:
     pair.a, pair.b = pair.b, pair.a
 
 
-def test_ten_hops_of_an_snp_guest_under_a_writer(pair: Pair) -> None:
+@pytest.mark.parametrize("hops", [HOPS, pytest.param(LONG_HOPS, marks=pytest.mark.long)])
+def test_hops_of_an_snp_guest_under_a_writer(pair: Pair, hops: int) -> None:
     name = pair.vm(
         **SNP,
         vcpus=2,
@@ -93,7 +94,7 @@ def test_ten_hops_of_an_snp_guest_under_a_writer(pair: Pair) -> None:
     with console(pair, name) as shell:
         wait_ready(pair, shell, name)
         assert "AMD SEV SEV-ES SEV-SNP" in shell.run("dmesg | grep Encryption")
-    for _ in range(HOPS):
+    for _ in range(hops):
         hop(pair, name)
     with console(pair, name) as shell:
         assert "CPC-WRITER ok" in shell.run("cpc-job written")
