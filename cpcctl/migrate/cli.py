@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--timeout", type=arguments.seconds, metavar="SECONDS",
-        help="how long it may take (default: no limit)",
+        help="how long it may take (default: no limit, while it makes progress within 150 s)",
     )
     parser.add_argument(
         "--on-timeout", choices=("cancel", "pause"), default="cancel",

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When to stop copying and switch over. Pure.
+"""When to stop copying: to switch over, or because it leads nowhere. Pure.
 
 After each round the dirty pages found are what a switchover would still have
 to move while the guest stands still. It is time when that fits the downtime
 the operator allows, at the speed the link has shown.
+
+A guest that writes faster than its memory is copied never comes to that. Where no
+--timeout is given, a copy ends that has made no progress for STALL_SECONDS.
 """
 
 from __future__ import annotations
@@ -17,6 +20,12 @@ HANDOVER_SECONDS = 0.12
 FEW_PAGES = 64
 # A round that moved so many bytes shows how fast the link is.
 ENOUGH = 1 << 20
+# As long as KubeVirt waits (progressTimeout), from which operators know it.
+STALL_SECONDS = 150.0
+# Fewer pages than ever before, and not by chance.
+FEWER = 0.99
+# From then on people are told.
+TELL_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -72,3 +81,53 @@ def decide(
     copy = last.dirty * PAGE / rate if rate else 0.0
     expected = HANDOVER_SECONDS + copy
     return Decision(paused or last.dirty <= FEW_PAGES or expected <= max_downtime, expected)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Bytes a second: what the guest made dirty in a round, and what was copied."""
+
+    dirty: float
+    copy: float
+
+
+def rates(last: Round) -> Rates:
+    """Of a round whose dirty count is known; of pages written twice once."""
+    seconds = max(last.seconds, 1e-6)
+    return Rates((last.dirty or 0) * PAGE / seconds, last.bytes / seconds)
+
+
+class Progress:
+    """How long a copy has got nowhere. now: monotonic seconds.
+
+    A round is progress when it leaves clearly fewer pages than every one before;
+    while it lasts, whatever is sent is.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._lowest: int | None = None
+        self._better_at = self._moved_at = now
+        self._moved: object = None
+
+    def after_round(self, dirty: int, now: float) -> float:
+        """A round has left so many dirty pages; seconds since the last progress."""
+        self._moved_at = now
+        if self._lowest is None or dirty < self._lowest * FEWER:
+            self._lowest, self._better_at = dirty, now
+        return now - self._better_at
+
+    def within_round(self, moved: object, now: float) -> float:
+        """Counters that change while anything is sent; seconds since they did."""
+        if moved != self._moved:
+            self._moved, self._moved_at = moved, now
+        return now - self._moved_at
+
+
+def behind(stalled: float, found: Rates) -> str:
+    """"no progress for 35 s: the guest writes 210 MiB/s, 80 are copied"; "" before that."""
+    if stalled < TELL_SECONDS:
+        return ""
+    return (
+        f"no progress for {stalled:.0f} s: the guest writes {found.dirty / (1 << 20):.0f} MiB/s, "
+        f"{found.copy / (1 << 20):.0f} are copied"
+    )

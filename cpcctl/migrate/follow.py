@@ -79,8 +79,7 @@ def follow(ctx: Context, job_id: str, child: subprocess.Popen[bytes] | None = No
                     progress.phase(phase)
                 note = record.progress
                 if phase == "copy" and "round" in note:
-                    words = f"round {note['round']}, {size(note['bytes_sent'])} sent"
-                    progress.update(note["bytes_done"], note["bytes_expected"], words)
+                    progress.update(note["bytes_done"], note["bytes_expected"], _round(note))
                 time.sleep(LOOK_SECONDS)
             except KeyboardInterrupt as stop:
                 interrupts.ignore()
@@ -92,6 +91,14 @@ def follow(ctx: Context, job_id: str, child: subprocess.Popen[bytes] | None = No
     if record.exit_code == ExitCode.INTERRUPTED:
         record.exit_code = int(code)
     return record
+
+
+def _round(progress: dict[str, Any]) -> str:
+    """"round 7, 1.2 GiB sent, no progress for 35 s: ..."."""
+    words = (
+        f"round {progress['round']}", f"{size(progress['bytes_sent'])} sent", progress.get("note")
+    )  # fmt: skip
+    return ", ".join(filter(None, words))
 
 
 def request_cancel(record: Record, child: subprocess.Popen[bytes] | None = None) -> None:

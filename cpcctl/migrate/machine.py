@@ -42,6 +42,7 @@ class Event(Enum):
 
     CANCEL = "cancelled"
     TIMEOUT = "timed out"
+    STALLED = "made no progress"
     PEER_LOST = "the destination cannot be reached"
     PEER_ERROR = "the destination failed"
     HVCPU_DEAD = "an hvCPU is dead"
@@ -79,12 +80,12 @@ def decide(phase: Phase, event: Event, *, pause_on_timeout: bool = False) -> Pla
             return Plan((), ExitCode.UNREACHABLE)
         return Plan((Action.ABORT_DESTINATION,), ExitCode.LOST)
     if phase >= Phase.COMMIT:
-        if event in (Event.CANCEL, Event.TIMEOUT):
+        if event in (Event.CANCEL, Event.TIMEOUT, Event.STALLED):
             return Plan((Action.IGNORE,), None)
         if event is Event.HVCPU_DEAD:
             return Plan((Action.REVIVE_HVCPU, Action.SETTLE), None)
         return Plan((Action.SETTLE,), None)
-    if event is Event.TIMEOUT and pause_on_timeout:
+    if event in (Event.TIMEOUT, Event.STALLED) and pause_on_timeout:
         # Once frozen the copy is about to end; pausing adds nothing.
         act = Action.PAUSE_GUEST if phase <= Phase.COPY else Action.IGNORE
         return Plan((act,), None)
@@ -108,7 +109,7 @@ def _undo(phase: Phase, event: Event) -> tuple[Action, ...]:
 def _exit_before_commit(phase: Phase, event: Event) -> ExitCode:
     if event is Event.CANCEL:
         return ExitCode.INTERRUPTED
-    if event is Event.TIMEOUT:
+    if event in (Event.TIMEOUT, Event.STALLED):
         return ExitCode.TIMED_OUT
     if event is Event.PEER_LOST and phase is Phase.PREFLIGHT:
         return ExitCode.UNREACHABLE

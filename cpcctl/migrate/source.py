@@ -46,15 +46,17 @@ from cpcctl.ui.check import Check, refusal
 LOOK_SECONDS = patient(0.25)
 NAP_SHORT, NAP_LONG = 0.002, 0.05
 ROUND_SECONDS = 24 * 3600.0
+STALL_SECONDS = patient(converge.STALL_SECONDS)
 R = TypeVar("R", bound=Message)
 
 
 class Stop(Exception):
     """The operator or a deadline ends the migration."""
 
-    def __init__(self, event: Event) -> None:
+    def __init__(self, event: Event, why: str = "") -> None:
         super().__init__(event.value)
         self.event = event
+        self.why = why
 
 
 class Source:
@@ -73,6 +75,7 @@ class Source:
         self._shared: sharing.Holder | None = None
         self.streams: Streams | None = None
         self.rounds: list[Round] = []
+        self.progress = converge.Progress(self.begin)
         self.paused = False
         self.device_bytes = 0
         self.host = ticket.address
@@ -115,7 +118,12 @@ class Source:
         if limit is not None and time.monotonic() - self.begin > limit and not self.paused:
             self._stop(Event.TIMEOUT)
 
-    def _stop(self, event: Event) -> None:
+    def _look_for_progress(self, stalled: float, why: str) -> None:
+        """Seconds without progress: is it enough? --timeout says something else."""
+        if stalled >= STALL_SECONDS and self.options.timeout is None and not self.paused:
+            self._stop(Event.STALLED, why)
+
+    def _stop(self, event: Event, why: str = "") -> None:
         plan = decide(self.phase, event, pause_on_timeout=self.options.pause_on_timeout)
         if Action.PAUSE_GUEST in plan.actions:
             # Nothing gets dirty any more, so the next round is the last one.
@@ -123,7 +131,7 @@ class Source:
             self.side.qmp.execute("stop")
             self.paused = True
         elif Action.IGNORE not in plan.actions:
-            raise Stop(event)
+            raise Stop(event, why)
 
     # ---- preflight and handshake --------------------------------------------
 
@@ -250,6 +258,7 @@ class Source:
     def copy(self) -> None:
         """Rounds of precopy until the rest fits into the allowed downtime."""
         self.side.dirty_log(True)
+        self.progress = converge.Progress(time.monotonic())
         while True:
             self.send_round(abi.SEND_FULL if not self.rounds else 0)
             dirty = self.side.dirty_sync()
@@ -259,12 +268,19 @@ class Source:
             decision = converge.decide(
                 self.rounds, self.options.max_downtime, self.options.bandwidth, self.paused
             )
+            rates = converge.rates(self.rounds[-1])
+            stalled = self.progress.after_round(dirty, time.monotonic())
+            behind = converge.behind(stalled, rates)
             self.job.progress(
                 rounds=[asdict(entry) for entry in self.rounds],
                 expected_downtime_seconds=round(decision.expected, 3),
+                dirty_bytes_per_second=round(rates.dirty),
+                copy_bytes_per_second=round(rates.copy),
+                note=behind,
             )
             if decision.switch:
                 return
+            self._look_for_progress(stalled, behind)
 
     def send_round(self, flags: int) -> None:
         """One round on every stream."""
@@ -304,9 +320,16 @@ class Source:
             self.look()
             if time.monotonic() - told > LOOK_SECONDS:
                 self.job.progress(bytes_sent=streams.bytes_moved)
+                self._look_for_movement()
                 told = time.monotonic()
             time.sleep(nap)
             nap = min(nap * 1.5, NAP_LONG)
+
+    def _look_for_movement(self, sealed: object = None) -> None:
+        if self.phase is Phase.COPY:
+            moved = (len(self.rounds), self._streams().bytes_moved, sealed)
+            still = self.progress.within_round(moved, time.monotonic())
+            self._look_for_progress(still, f"nothing was sent for {still:.0f} s")
 
     def _look_while_copying(self) -> None:
         if self.phase < Phase.FREEZE:
@@ -315,6 +338,7 @@ class Source:
         now = [self.side.hvcpus[s].mailbox.progress() for s in range(self._streams().count)]
         pages, zero_pages = sum(p.pages for p in now), sum(p.zero_pages for p in now)
         last = self.rounds[-1].dirty if self.rounds else None
+        self._look_for_movement((pages, zero_pages))
         self.job.progress(
             round=len(self.rounds) + 1,
             pages=pages,

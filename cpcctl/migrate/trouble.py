@@ -248,8 +248,17 @@ def ask_destination(source: Source) -> tuple[DestinationFact, bytes]:
 def _cause(error: Exception, source: Source) -> CpcError:
     phase = source.phase.word
     if isinstance(error, Stop):
-        what = "was cancelled" if error.event is Event.CANCEL else "timed out"
-        return CpcError(f"the migration {what} in phase {phase}")
+        what = "was cancelled" if error.event is Event.CANCEL else error.event.value
+        name = source.side.vm.name
+        return CpcError(
+            f"the migration {what} in phase {phase}",
+            host=source.side.vm.host if error.why else None,
+            cause=error.why or None,
+            hint=f"cpcctl migrate {name} - --on-timeout pause, which stops the guest for the rest\n"
+            f"cpcctl migrate {name} - --timeout SECONDS, to let it go on for longer"
+            if error.event is Event.STALLED
+            else None,
+        )
     if isinstance(error, CpcError):
         return CpcError(
             f"the migration failed in phase {phase}",

@@ -6,7 +6,17 @@ from __future__ import annotations
 import pytest
 
 from cpcctl.link.limit import Bucket
-from cpcctl.migrate.converge import FEW_PAGES, HANDOVER_SECONDS, Round, decide, speed
+from cpcctl.migrate.converge import (
+    FEW_PAGES,
+    HANDOVER_SECONDS,
+    Progress,
+    Rates,
+    Round,
+    behind,
+    decide,
+    rates,
+    speed,
+)
 
 
 def one(dirty: int | None, sent: int = 1 << 30, seconds: float = 1.0) -> Round:
@@ -81,3 +91,45 @@ def test_bucket_takes_back() -> None:
     assert bucket.take(70_000, 0.0)[0] == 0
     bucket.give_back(granted)
     assert bucket.take(70_000, 0.0)[0] == 70_000
+
+
+def test_rates_of_a_round() -> None:
+    found = rates(Round(2, 20_000, 0, 80 << 20, 0.5, 1 << 15))
+    assert found == Rates(dirty=256 << 20, copy=160 << 20)
+
+
+@pytest.mark.parametrize(
+    ("left", "stalled"),
+    [
+        ([100_000], 0),
+        # Each time fewer: it gets there, however long a round takes.
+        ([100_000, 60_000, 30_000, 10_000], 0),
+        # As many as before, or fewer by chance.
+        ([100_000, 100_000, 99_900, 99_500], 300),
+        ([100_000, 40_000, 90_000, 41_000], 200),
+        ([100_000, 110_000, 120_000, 90_000], 0),
+    ],
+)
+def test_progress_is_fewer_pages_than_ever(left: list[int], stalled: float) -> None:
+    progress, now, found = Progress(0.0), 0.0, -1.0
+    for dirty in left:
+        now += 100.0
+        found = progress.after_round(dirty, now)
+    assert found == stalled
+
+
+def test_within_a_round_whatever_moves_is_progress() -> None:
+    progress = Progress(0.0)
+    assert progress.within_round((1, 0), 149.0) == 0
+    assert progress.within_round((1, 0), 249.0) == 100
+    assert progress.within_round((1, 7), 250.0) == 0
+    progress.after_round(9, 300.0)
+    assert progress.within_round((1, 7), 301.0) == 1
+
+
+def test_what_people_are_told() -> None:
+    found = Rates(dirty=210 << 20, copy=80 << 20)
+    assert behind(4.0, found) == ""
+    assert behind(35.2, found) == (
+        "no progress for 35 s: the guest writes 210 MiB/s, 80 are copied"
+    )

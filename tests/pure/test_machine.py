@@ -47,6 +47,7 @@ def test_preflight_changes_nothing(event: Event) -> None:
     expected = {
         Event.CANCEL: ExitCode.INTERRUPTED,
         Event.TIMEOUT: ExitCode.TIMED_OUT,
+        Event.STALLED: ExitCode.TIMED_OUT,
         Event.PEER_LOST: ExitCode.UNREACHABLE,
         Event.QEMU_DEAD: ExitCode.UNREACHABLE,
     }
@@ -59,6 +60,7 @@ def test_preflight_changes_nothing(event: Event) -> None:
     [
         (Event.CANCEL, (Action.RESUME_SOURCE, Action.ABORT_DESTINATION), ExitCode.INTERRUPTED),
         (Event.TIMEOUT, (Action.RESUME_SOURCE, Action.ABORT_DESTINATION), ExitCode.TIMED_OUT),
+        (Event.STALLED, (Action.RESUME_SOURCE, Action.ABORT_DESTINATION), ExitCode.TIMED_OUT),
         (Event.PEER_LOST, (Action.RESUME_SOURCE,), ExitCode.FAILED),
         (Event.PEER_ERROR, (Action.RESUME_SOURCE, Action.ABORT_DESTINATION), ExitCode.FAILED),
         (Event.FAILURE, (Action.RESUME_SOURCE, Action.ABORT_DESTINATION), ExitCode.FAILED),
@@ -89,15 +91,16 @@ def test_after_commit_nothing_is_undone(phase: Phase, event: Event) -> None:
     assert plan.exit_code is None
     assert Action.RESUME_SOURCE not in plan.actions
     assert Action.ABORT_DESTINATION not in plan.actions
-    if event in (Event.CANCEL, Event.TIMEOUT):
+    if event in (Event.CANCEL, Event.TIMEOUT, Event.STALLED):
         assert plan.actions == (Action.IGNORE,)
     else:
         assert plan.actions[-1] is Action.SETTLE
 
 
+@pytest.mark.parametrize("event", [Event.TIMEOUT, Event.STALLED])
 @pytest.mark.parametrize("phase", [p for p in Phase if p is not Phase.FINISHED])
-def test_pause_on_timeout(phase: Phase) -> None:
-    plan = decide(phase, Event.TIMEOUT, pause_on_timeout=True)
+def test_pause_on_timeout(phase: Phase, event: Event) -> None:
+    plan = decide(phase, event, pause_on_timeout=True)
     pausing = phase <= Phase.COPY
     assert plan.actions == ((Action.PAUSE_GUEST if pausing else Action.IGNORE),)
     assert plan.exit_code is None
