@@ -11,8 +11,7 @@ store=${CPC_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cpc}
 work=$store/work/qemu
 jobs=${CPC_JOBS:-$(nproc)}
 abi=$top/guest-agent/abi/cpc_abi.h
-# What QEMU's own build wants, at versions known to work with this series.
-wheels="meson==1.5.0 setuptools==75.6.0 wheel==0.45.1 pycotap==1.3.1 distlib==0.3.9"
+wheels=$here/wheels.txt
 
 mkdir -p "$store/current" "$work"
 exec 9> "$store/.qemu.lock"
@@ -32,7 +31,7 @@ identity() {
 source=$("$here/fetch.sh")
 key=$( (
     identity "$source"
-    cat "$here/base.pin" "$here/apply.sh" "$here/build.sh" "$abi"
+    cat "$here/base.pin" "$here/apply.sh" "$here/build.sh" "$wheels" "$abi"
     for name in $(series); do echo "$name" && cat "$here/$name"; done
 ) | sha256sum | cut -c1-16)
 final=$store/qemu-$key
@@ -67,14 +66,14 @@ cp "$abi" "$work/fresh/include/hw/i386/cpc_abi.h"
 python3 "$here/sync_tree.py" "$work/fresh" "$work/src"
 rm -rf "$work/fresh"
 
-env=$store/work/qemu-python-$(echo "$wheels" | sha256sum | cut -c1-8)
+env=$store/work/qemu-python-$(sha256sum < "$wheels" | cut -c1-8)
 # Scripts and build folder name the place they were made in: what was moved or
 # copied from elsewhere would run what is there, or nothing.
 if [ "$(cat "$env/ready" 2> /dev/null)" != "$env" ]; then
     rm -rf "$env"
     /usr/bin/python3 -m venv "$env"
-    # shellcheck disable=SC2086
-    run "installing meson" "$env/bin/pip" install --disable-pip-version-check $wheels
+    run "installing meson" "$env/bin/pip" install --disable-pip-version-check \
+        --no-deps --only-binary :all: --require-hashes -r "$wheels"
     echo "$env" > "$env/ready"
 fi
 

@@ -3,8 +3,9 @@
 # Print the path of QEMU's source: an archive or an unpacked tree.
 #
 # In this order: what CPC_QEMU_SOURCE names; the store; Debian's source package
-# of the pinned series, by the machine's own mirror and verified by apt; the
-# upstream release. Needs no root. Exit 2 when none of them can be had.
+# of the pinned series, by the machine's own mirror and verified by apt. Nothing
+# that is neither pinned nor signed is fetched. Needs no root. Exit 2 when none
+# of them can be had.
 set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 top=$(CDPATH='' cd -- "$here/../.." && pwd)
@@ -22,7 +23,8 @@ if [ -n "${CPC_QEMU_SOURCE:-}" ]; then
     exit 0
 fi
 
-# Accept a file: pinned ones by checksum, others of the series by their name.
+# Accept a file: the pinned one by its checksum, another one of the series, which
+# apt has verified, by its name.
 accept() {
     case $(basename "$1") in
     "$debian_orig")
@@ -31,7 +33,7 @@ accept() {
             exit 2
         fi
         ;;
-    qemu_"$series".*.orig.tar.xz | qemu-"$series".*.tar.xz)
+    qemu_"$series".*.orig.tar.xz)
         echo "note: $(basename "$1") is not the pinned $version; the patches must apply without fuzz" >&2
         ;;
     *) return 1 ;;
@@ -41,7 +43,7 @@ accept() {
 }
 
 if [ -f "$folder/$debian_orig" ]; then accept "$folder/$debian_orig"; fi
-for file in "$folder"/qemu_"$series".*.orig.tar.xz "$folder"/qemu-"$series".*.tar.xz; do
+for file in "$folder"/qemu_"$series".*.orig.tar.xz; do
     if [ -f "$file" ]; then accept "$file"; fi
 done
 
@@ -62,23 +64,5 @@ PYTHON
     echo "note: apt offers a QEMU of another series than $series" >&2
 fi
 
-echo "qemu: downloading $upstream_url" >&2
-if (cd "$top" && python3 - "$upstream_url" "$folder" <<'PYTHON') >&2; then
-import os, shutil, sys, urllib.request
-from pathlib import Path
-place = Path(sys.argv[2]) / sys.argv[1].rsplit("/", 1)[1]
-part = place.with_suffix(".part")
-try:
-    with urllib.request.urlopen(sys.argv[1], timeout=60) as source, part.open("wb") as out:
-        shutil.copyfileobj(source, out)
-except OSError as error:
-    part.unlink(missing_ok=True)
-    sys.exit(f"error: {sys.argv[1]}: {error}")
-os.replace(part, place)
-PYTHON
-    for file in "$folder"/qemu-"$series".*.tar.xz; do
-        if [ -f "$file" ]; then accept "$file"; fi
-    done
-fi
 echo "hint: name a local archive or tree of QEMU $series:  CPC_QEMU_SOURCE=PATH make qemu" >&2
 exit 2

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,42 @@ def test_fetch_refuses_a_file_with_the_pinned_name_and_other_content(tmp_path: P
     )
     assert done.returncode == 2
     assert "not the pinned checksum" in done.stderr
+
+
+def test_fetch_takes_nothing_unverified(tmp_path: Path) -> None:
+    """No apt that knows QEMU, and an archive that nobody vouched for: refused, with a way out."""
+    folder = tmp_path / "downloads" / "qemu"
+    folder.mkdir(parents=True)
+    (folder / "qemu-10.0.13.tar.xz").write_bytes(b"from anywhere")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "apt-get").symlink_to("/bin/false")
+    done = subprocess.run(
+        [PATCHES / "fetch.sh"], capture_output=True, text=True, check=False,
+        env={**os.environ, "CPC_CACHE": str(tmp_path), "CPC_QEMU_SOURCE": "",
+             "PATH": f"{tools}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "CPC_QEMU_SOURCE=PATH make qemu" in done.stderr
+    assert "http" not in (PATCHES / "fetch.sh").read_text() + (PATCHES / "base.pin").read_text()
+
+
+def test_wheels_are_taken_by_checksum(tmp_path: Path) -> None:
+    """pip refuses one whose checksum is not the one of the list."""
+    lines = (PATCHES / "wheels.txt").read_text().splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z]+==[0-9.]+ --hash=sha256:[0-9a-f]{64}", pin) for pin in pins)
+    assert '--require-hashes -r "$wheels"' in (PATCHES / "build.sh").read_text()
+    changed = tmp_path / "wheels.txt"
+    changed.write_text(pins[0][:-64] + "0" * 64 + "\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:",
+         "--require-hashes", "-r", str(changed), "-d", str(tmp_path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in done.stderr
+    assert list(tmp_path.iterdir()) == [changed]
 
 
 def test_fetch_names_a_local_source_that_is_not_there(tmp_path: Path) -> None:
