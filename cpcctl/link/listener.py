@@ -54,6 +54,7 @@ class Listener:
         self._secret = secret
         self._controls: queue.Queue[tuple[ssl.SSLSocket, str]] = queue.Queue()
         self._streams: dict[bytes, queue.Queue[socket.socket]] = {}
+        self._unspent: set[bytes] = set()
         self._lock = threading.Lock()
         self._guests: list[_Guest] = []  # oldest first
         self._closed = threading.Event()
@@ -77,6 +78,7 @@ class Listener:
         token = secrets.token_bytes(TOKEN_BYTES)
         with self._lock:
             self._streams[token] = queue.Queue(1)
+            self._unspent.add(token)
         return token
 
     def stream(self, token: bytes, timeout: float) -> socket.socket:
@@ -95,6 +97,7 @@ class Listener:
                 with contextlib.suppress(queue.Empty):
                     slot.get_nowait().close()
             self._streams.clear()
+            self._unspent.clear()
 
     def close(self) -> None:
         """Stop listening; connections already handed out stay open."""
@@ -169,10 +172,12 @@ class Listener:
 
     def _claim(self, shown: bytes, raw: socket.socket) -> bool:
         with self._lock:
-            for token, slot in self._streams.items():
-                if hmac.compare_digest(token, shown) and slot.empty():
+            for token in self._unspent:
+                if hmac.compare_digest(token, shown):
+                    # Spent, whatever becomes of this connection.
+                    self._unspent.remove(token)
                     pump.tune(raw)
-                    slot.put_nowait(raw)
+                    self._streams[token].put_nowait(raw)
                     return True
         return False
 

@@ -190,6 +190,9 @@ def test_data_stream_needs_its_token(listening: tuple[Listener, Ticket]) -> None
         server = listener.stream(token, 5)
         right.sendall(b"ring")
         assert tls.read_exact(server, 4) == b"ring"
+        # Spent with the first use, not only once its stream was asked for.
+        with open_stream(ticket.host, ticket.port, token, 5) as second:
+            assert _ends(second)
         server.close()
     listener.forget_streams()
     with open_stream(ticket.host, ticket.port, token, 5) as again:
