@@ -5,6 +5,8 @@
  */
 #include "crypto.h"
 #include "runtime.h"
+#include "snp/ghcb.h"
+#include "snp/snp.h"
 
 extern const struct module core_module;
 
@@ -107,6 +109,45 @@ static uint32_t absorb(struct call *call)
     return CPC_S_OK;
 }
 
+/* region, count: asks the platform so many times for the kind of its first page */
+static uint32_t ask(struct call *call)
+{
+    struct cpc_region region = { .id = (uint32_t)call->arg[0], .pages = 1 };
+
+    for (uint64_t i = 0; i < call->arg[1]; i++) {
+        call->result[0] = platform()->kinds(&region, 0, 1, call->hvcpu->buffer);
+    }
+    return CPC_S_OK;
+}
+
+/* code, info 1, info 2, scratch: a request by the GHCB, with that address of the scratch
+   area, or as offset in the GHCB; the buffer has a zero first -> the reply's two infos */
+static uint32_t request(struct call *call)
+{
+    struct ghcb *ghcb = (void *)((uint8_t *)arch_shm() + snp_page_of(CPC_SHM_GHCB));
+    uint64_t gpa = snp_shm_gpa(snp_page_of(CPC_SHM_GHCB));
+    static const size_t valid[] = {
+        offsetof(struct ghcb, exit_code), offsetof(struct ghcb, exit_info_1),
+        offsetof(struct ghcb, exit_info_2), offsetof(struct ghcb, scratch),
+    };
+
+    memset(ghcb->valid, 0, sizeof(ghcb->valid));
+    memset(ghcb->buffer, 0, 16);
+    ghcb->version = GHCB_VERSION;
+    ghcb->usage = 0;
+    ghcb->exit_code = call->arg[0];
+    ghcb->exit_info_1 = call->arg[1];
+    ghcb->exit_info_2 = call->arg[2];
+    ghcb->scratch = call->arg[3] < CPC_PAGE_SIZE ? gpa + call->arg[3] : call->arg[3];
+    for (uint32_t i = 0; i < ARRAY_SIZE(valid); i++) {
+        ghcb->valid[valid[i] / 64] |= (uint8_t)(1u << (valid[i] / 8 % 8));
+    }
+    insn_ghcb_exit(gpa);
+    call->result[0] = ghcb->exit_info_1;
+    call->result[1] = ghcb->exit_info_2;
+    return CPC_S_OK;
+}
+
 #define OUTSIDE 5u
 
 static void leave(struct call *call, uint32_t function, uint32_t status)
@@ -123,7 +164,7 @@ static void leave(struct call *call, uint32_t function, uint32_t status)
 
 static uint32_t (*const functions[])(struct call *) = {
     [1] = touch, [2] = jump, [3] = recurse, [4] = divide, [OUTSIDE] = outside, [6] = seal,
-    [7] = sweep, [8] = absorb,
+    [7] = sweep, [8] = absorb, [9] = ask, [10] = request,
 };
 
 static const struct module fault_module = {

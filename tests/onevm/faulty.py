@@ -24,7 +24,9 @@ from tests.patience import patient
 MEMORY = 256 << 20
 RING = 0x200000
 # Functions of fault_module.c.
-TOUCH, JUMP, RECURSE, DIVIDE, OUTSIDE, SEAL, SWEEP, ABSORB = (1 << 16 | n for n in range(1, 9))
+TOUCH, JUMP, RECURSE, DIVIDE, OUTSIDE, SEAL, SWEEP, ABSORB, ASK, REQUEST = (
+    1 << 16 | n for n in range(1, 11)
+)
 
 
 @dataclass

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from cpcctl.abi_status import SUITE_NAMES
 from cpcctl.host.firmware import Hvcpu
 from tests import accel
 from tests.onevm.faulty import (
+    ASK,
     DIVIDE,
     JUMP,
     OUTSIDE,
@@ -175,3 +177,37 @@ def test_hvcpus_read_on_while_their_memory_is_mapped_anew(machine: Machine) -> N
         assert machine.state(hvcpu.number) == "parked"
         assert hvcpu.mailbox.done(request)
         assert hvcpu.mailbox.reply().status == abi.S_OK
+
+
+@pytest.mark.kvm
+def test_faults_are_reported_at_a_limited_rate(machine: Machine) -> None:
+    """Every one of them; but after the first 32, ten a second."""
+    hvcpu, count = machine.add(0), 45
+    for _ in range(count):
+        assert fault(hvcpu, DIVIDE, 0, 1)[0] == DIVIDE_ERROR
+    at = []
+    for _ in range(count):
+        event = machine.qmp.wait_event(lambda e: bool(e["event"] == "CPC_HVCPU_FAULT"), patient(5))
+        at.append(event["timestamp"]["seconds"] + event["timestamp"]["microseconds"] / 1e6)
+    # The credit grows by ten a second as well, so the last 12 take a second and more.
+    assert at[-1] - at[0] >= (count - 1 - 32) * 0.1 - 0.05, at
+    assert hvcpu.ping().hvcpu == 0
+
+
+@pytest.mark.kvm
+def test_platform_calls_leave_time_for_others(machine: Machine) -> None:
+    """Each is charged, though it is refused, and QEMU answers meanwhile."""
+    hvcpu, calls = machine.add(0), 50000
+    asked = hvcpu.mailbox.post(ASK, (1 << 20, calls))
+    begun = time.monotonic()
+    hvcpu.wake()
+    answers = 0
+    while not hvcpu.mailbox.done(asked):
+        machine.qmp.execute("query-status")
+        answers += 1
+        assert time.monotonic() - begun < patient(120)
+    took = time.monotonic() - begun
+    # 20 us a call and as long again as it took; 50 ms are free.
+    assert took >= calls * 20e-6 - 0.1, took
+    assert answers > 10, f"QEMU answered {answers} times in {took:.1f} s"
+    assert hvcpu.ping().hvcpu == 0
