@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from cpcctl.vm.spec import VmSpec
 
 PLATFORM = "sev-snp"
-# The model that is documented to work everywhere, by QEMU and by us.
-DEFAULT_CPU = "EPYC"
+# The first processor that has SEV-SNP: verifiers of reports refuse an older family and model.
+DEFAULT_CPU = "EPYC-Milan"
 DEFAULT_POLICY = 0x30000
 POLICY_SMT, POLICY_ONE, POLICY_DEBUG = 1 << 16, 1 << 17, 1 << 19
 POLICY_KNOWN = (1 << 26) - 1

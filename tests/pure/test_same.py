@@ -21,7 +21,7 @@ RUNNING: dict[str, Any] = {
         ({}, "tcg", []),
         ({"machine": "q35"}, "tcg", []),
         ({"machine": "pc-q35-10.0", "accel": "auto"}, "auto", []),
-        ({"cpu": "EPYC", "vcpus": 1, "sev-snp": {"policy": 0x30000}}, "tcg", []),
+        ({"cpu": "EPYC-Milan", "vcpus": 1, "sev-snp": {"policy": 0x30000}}, "tcg", []),
         ({"accel": "kvm"}, "tcg", []),  # a flag counts more
         ({}, "kvm", ["accel"]),
         ({"machine": "pc-q35-9.2"}, "tcg", ["machine"]),

@@ -26,9 +26,9 @@ FULL: dict[str, Any] = {
 
 def test_defaults() -> None:
     found = spec.read(SMALL)
-    assert (found.platform, found.cpu, found.snp.policy) == ("sev-snp", "EPYC", 0x30000)
+    assert (found.platform, found.cpu, found.snp.policy) == ("sev-snp", "EPYC-Milan", 0x30000)
     assert not found.snp.debug and not found.snp.author_key
-    assert spec.read({**SMALL, "cpu": "EPYC-Milan"}).cpu == "EPYC-Milan"
+    assert spec.read({**SMALL, "cpu": "EPYC-Rome"}).cpu == "EPYC-Rome"
 
 
 def test_what_is_written_is_read_back() -> None:
@@ -82,7 +82,7 @@ def test_keys_that_are_refused(wanted: Any, words: str) -> None:
         ({"machine": "pc"}, "needs machine q35"),
         ({"machine": "pc-i440fx-10.0"}, "needs machine q35"),
         ({"cpu": "max"}, "cpu max is another one on each host"),
-        ({"cpu": "host,+aes"}, "write cpu: EPYC or another"),
+        ({"cpu": "host,+aes"}, "write cpu: EPYC-Milan or another"),
         ({"uefi_code": "/c"}, "takes its firmware from sev-snp: firmware"),
         ({"memory": "254M"}, "needs memory of 256M or more"),
         ({"max_memory": "1G"}, "leave max_memory and memory_blocks out"),

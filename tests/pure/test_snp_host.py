@@ -97,18 +97,18 @@ def test_which_accelerator() -> None:
 
 
 GOOD = {
-    "family": 23, "model": 1, "stepping": 2, "vendor": "AuthenticAMD", "la57": False,
+    "family": 25, "model": 1, "stepping": 1, "vendor": "AuthenticAMD", "la57": False,
     **dict.fromkeys(cpu.NEEDED + cpu.FIRMWARE_NEEDED, True),
 }
 
 
 def test_a_cpu_model_that_does() -> None:
     found = cpu.read(GOOD)
-    # What sev-snp-measure has for EPYC.
-    assert found.signature == 0x800F12
-    assert cpu.problems("EPYC", found, hvcpus=True) == []
+    # What sev-snp-measure has for EPYC-Milan.
+    assert found.signature == 0xA00F11
+    assert cpu.problems("EPYC-Milan", found, hvcpus=True) == []
     bare = cpu.read({**GOOD, "aes": False})
-    assert cpu.problems("EPYC", bare, hvcpus=False) == []
+    assert cpu.problems("EPYC-Milan", bare, hvcpus=False) == []
     assert cpu.signature(25, 17, 0) == 0xA10F10
     assert cpu.signature(15, 107, 1) == 0x060FB1
 
@@ -116,13 +116,13 @@ def test_a_cpu_model_that_does() -> None:
 @pytest.mark.parametrize(
     ("change", "why", "fix"),
     [
-        ({"vendor": "GenuineIntel"}, "is of GenuineIntel", "use cpu: EPYC"),
-        ({"xsavec": False}, "lacks xsavec", "use cpu: EPYC, or X,+xsavec"),
+        ({"vendor": "GenuineIntel"}, "is of GenuineIntel", "use cpu: EPYC-Milan"),
+        ({"xsavec": False}, "lacks xsavec", "use cpu: EPYC-Milan, or X,+xsavec"),
         ({"rdrand": None, "xsave": False}, "lacks xsave, rdrand",
-         "use cpu: EPYC, or X,+xsave,+rdrand"),
+         "use cpu: EPYC-Milan, or X,+xsave,+rdrand"),
         ({"la57": True}, "has LA57", "use cpu: X,la57=off"),
         ({"aes": False, "avx2": False}, "lacks aes, avx2, which its hvCPUs need",
-         "use cpu: EPYC, or X,+aes,+avx2"),
+         "use cpu: EPYC-Milan, or X,+aes,+avx2"),
     ],
 )
 def test_a_cpu_model_that_does_not(change: dict[str, Any], why: str, fix: str) -> None:
@@ -137,10 +137,10 @@ def test_a_cpu_model_that_does_not(change: dict[str, Any], why: str, fix: str) -
     [
         ("EPYC,+la57", {"la57": True}, "use cpu: EPYC,la57=off"),
         ("EPYC,la57=on,+svm", {"la57": True}, "use cpu: EPYC,+svm,la57=off"),
-        ("EPYC,-aes", {"aes": False}, "use cpu: EPYC, or EPYC,+aes"),
+        ("EPYC,-aes", {"aes": False}, "use cpu: EPYC-Milan, or EPYC,+aes"),
         ("EPYC-Genoa,aes=off", {"aes": False, "xsave": False, "la57": True},
-         "use cpu: EPYC, or EPYC-Genoa,+xsave,+aes,la57=off"),
-        ("Skylake-Server", {"vendor": "GenuineIntel", "xsave": False}, "use cpu: EPYC"),
+         "use cpu: EPYC-Milan, or EPYC-Genoa,+xsave,+aes,la57=off"),
+        ("Skylake-Server", {"vendor": "GenuineIntel", "xsave": False}, "use cpu: EPYC-Milan"),
     ],
 )
 def test_one_model_that_mends_everything(model: str, change: dict[str, Any], fix: str) -> None:

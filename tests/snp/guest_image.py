@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cpcctl.setup import store
+from cpcctl.snp.definition import DEFAULT_CPU
 
 HERE = Path(__file__).parent / "fuzz_guest"
 # What the programs say of where things are.
@@ -100,7 +101,7 @@ def image(text: bytes, data: Mapping[int, bytes]) -> bytes:
 def arguments(qemu: Path, qemu_data: Path, firmware: Path) -> list[str]:
     """QEMU's command line of such a guest, with 64 MiB."""
     return [
-        str(qemu), "-L", str(qemu_data), "-accel", "tcg,thread=multi", "-cpu", "EPYC",
+        str(qemu), "-L", str(qemu_data), "-accel", "tcg,thread=multi", "-cpu", DEFAULT_CPU,
         "-machine", "q35,confidential-guest-support=sev0",
         "-object", "sev-snp-guest,id=sev0,cbitpos=51,reduced-phys-bits=1",
         "-bios", str(firmware), "-m", "64M", "-smp", "2", "-nodefaults",

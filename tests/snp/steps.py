@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 
+from cpcctl.snp.definition import DEFAULT_CPU
 from tests.patience import patient
 from tests.snp import guest_image
 from tests.snp.boot import Guest, Parts
@@ -292,7 +293,7 @@ class Run:
         second: Steps | None = None,
         *,
         patterns: bytes = b"",
-        cpu: str = "EPYC",
+        cpu: str = DEFAULT_CPU,
     ) -> None:
         self._steps = (first, second or [])
         self._console = folder / "reports"
@@ -309,7 +310,7 @@ class Run:
             )
         )
         argv = guest_image.arguments(parts.qemu, parts.qemu_data, firmware)
-        argv[argv.index("EPYC")] = cpu
+        argv[argv.index(DEFAULT_CPU)] = cpu
         self.guest = launch([*argv, "-serial", "null", "-debugcon", f"file:{self._console}"])
 
     def console(self) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cpcctl.snp.definition import DEFAULT_CPU
 from tests.patience import patient
 from tests.snp.boot import MEMORY_MIB, Guest, Parts, command, refusal
 
@@ -37,7 +38,7 @@ def predicted_digest(ovmf: Path) -> str:
     return subprocess.run(
         [
             sys.executable, "-m", "sevsnpmeasure.cli", "--mode", "snp", "--vcpus", "2",
-            "--vcpu-type", "EPYC", "--vmm-type", "QEMU", "--ovmf", str(ovmf),
+            "--vcpu-type", DEFAULT_CPU, "--vmm-type", "QEMU", "--ovmf", str(ovmf),
         ],
         stdout=subprocess.PIPE,
         text=True,

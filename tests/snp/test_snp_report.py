@@ -28,7 +28,7 @@ from tests.snp.test_snp_boot import predicted_digest
 from tests.snp.test_vm_snp import wait_for_words
 
 NONCE = b"what the verifier has chosen"
-SIGNED = 0x2A0
+SIGNED, FAMILY, MODEL = 0x2A0, 0x188, 0x189
 # SHA-256 of the test root's certificate: a constant of the emulation, as AMD's is of a processor.
 ROOT = bytes.fromhex("8e6a15ed9841e9768d7205c560153d6097856dd92911f7cdc601f3988a099d50")
 Chain = tuple[x509.Certificate, x509.Certificate, x509.Certificate]
@@ -56,6 +56,13 @@ def checked(report: bytes, certificates: Chain, policy: Policy, root: bytes = RO
     return verify(report, vcek, ask_, ark, root, policy)
 
 
+def patch_levels(vcek: x509.Certificate) -> list[bytes]:
+    """The extensions spl_1 to spl_8, DER, as AMD's document 57230 numbers them."""
+    numbers = (x509.ObjectIdentifier(f"1.3.6.1.4.1.3704.1.3.{n}") for n in range(1, 9))
+    values = (vcek.extensions.get_extension_for_oid(number).value for number in numbers)
+    return [value.value for value in values if isinstance(value, x509.UnrecognizedExtension)]
+
+
 def test_an_independent_library_verifies_the_report(guest: Guest, parts: Parts) -> None:
     measured = predicted_digest(parts.ovmf)
     assert guest.query()["launch-digest"] == measured
@@ -64,6 +71,10 @@ def test_an_independent_library_verifies_the_report(guest: Guest, parts: Parts) 
     report, certificates = ask(guest, NONCE), chain(guest.query())
     found = checked(report, certificates, policy)
     assert (found.version, found.vmpl, found.host_data) == (3, 0, bytes(32))
+    # What virtee's library, in dk-tee-attestation, knows a Milan by; it refuses 17h.
+    assert report[FAMILY] == 0x19 and report[MODEL] < 0x10
+    # Of the patch levels, those that no processor uses yet are 0.
+    assert patch_levels(certificates[0])[3:7] == [b"\x02\x01\x00"] * 4
 
     def refused(report: bytes, policy: Policy, root: bytes = ROOT) -> FailKind:
         with pytest.raises(Fail) as error:

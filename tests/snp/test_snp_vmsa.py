@@ -41,9 +41,8 @@ from tests.snp.steps import (
 PATTERNS, AFTER = MEMORY["PATTERNS"], MEMORY["AFTER"]
 # A save area in the image, behind the patterns; how often registers.S has stored.
 OTHER, STORED = PATTERNS + 0x800, AFTER + 0xFF8
-R15, RIP, EFER = 0x378, 0x178, 0xD0
+R15, RIP, EFER, SEV_FEATURES = 0x378, 0x178, 0xD0, 0x3B0
 DUMPED = 0x680
-CPU = "EPYC,+pku"
 # Of two kinds: the x87 stack is elsewhere, and other registers of it are in use.
 ONE = Patterns.random(1, top=5, empty={1, 2, 3, 4})
 TWO = Patterns.random(2, top=2, empty={0, 7, 4})
@@ -79,7 +78,7 @@ def test_every_register_is_in_the_save_area(entry: Entry, follow: Follow) -> Non
                  *psc(MEMORY["PLAY"] | PRIVATE)]  # fmt: skip
     else:
         steps = [*begin(entry), *HALTED]
-    run = follow([*steps, dump(VMSA, DUMPED)], patterns=ONE.to_load(), cpu=CPU)
+    run = follow([*steps, dump(VMSA, DUMPED)], patterns=ONE.to_load())
     run.check()
     (area,) = run.memory()
     wrong = ONE.differs_in_save_area(area)
@@ -98,7 +97,7 @@ def test_every_register_comes_from_the_save_area(follow: Follow) -> None:
         copy(VMSA + RIP + 8, OTHER + RIP + 8, SIZE - RIP - 8),
         *WAKE, until(STORED, 1), dump(AFTER, 0x600),
     ]  # fmt: skip
-    run = follow(steps, patterns=ONE.to_load() + TWO.save_area(), cpu=CPU)
+    run = follow(steps, patterns=ONE.to_load() + TWO.save_area())
     run.check()
     (stored,) = run.memory()
     wrong = TWO.differs_in_stored(stored)
@@ -110,7 +109,7 @@ def test_one_register_is_changed(follow: Follow) -> None:
         *begin(Entry.HALT), *HALTED, write(VMSA + 0x318, TWO.values["rbx"]),
         *WAKE, until(STORED, 1), dump(AFTER, 0x600),
     ]  # fmt: skip
-    run = follow(steps, patterns=ONE.to_load(), cpu=CPU)
+    run = follow(steps, patterns=ONE.to_load())
     run.check()
     (stored,) = run.memory()
     changed = Patterns({**ONE.values, "rbx": TWO.values["rbx"]}, ONE.empty)
@@ -118,16 +117,23 @@ def test_one_register_is_changed(follow: Follow) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_without_svme_it_stays_stopped(follow: Follow) -> None:
-    with_svme = SWITCHES["efer"][1]
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [(EFER, SWITCHES["efer"][1], SWITCHES["efer"][1] & ~0x1000), (SEV_FEATURES, 1, 0)],
+    ids=["SVME", "SEV_FEATURES"],
+)
+def test_what_it_was_created_with_has_to_stay(
+    field: int, good: int, bad: int, follow: Follow
+) -> None:
+    """It is judged again each time: from a copy, as other vCPUs can write there."""
     steps = [
-        *begin(Entry.HALT), *HALTED, write(VMSA + EFER, with_svme & ~0x1000),
+        *begin(Entry.HALT), *HALTED, write(VMSA + field, bad),
         *WAKE, pause(), rests(STORED), read(STORED).gives(value=0),
         # Again what it was: the hypervisor still has to be told.
-        write(VMSA + EFER, with_svme), *WAKE, pause(), read(STORED).gives(value=0),
+        write(VMSA + field, good), *WAKE, pause(), read(STORED).gives(value=0),
         create(VMSA), until(STORED, 1), dump(AFTER, 0x600),
     ]  # fmt: skip
-    run = follow(steps, patterns=ONE.to_load(), cpu=CPU)
+    run = follow(steps, patterns=ONE.to_load())
     run.check()
     wrong = ONE.differs_in_stored(run.memory()[0])
     assert not wrong, "\n".join(wrong)
@@ -145,7 +151,7 @@ def test_registers_outlast_that_the_machine_is_stopped(follow: Follow) -> None:
             pause(4 * TICKS),
         ]  # fmt: skip
     in_each = (len(steps) - len(first)) // rounds
-    run = follow(steps, patterns=ONE.to_load(), cpu=CPU)
+    run = follow(steps, patterns=ONE.to_load())
     qmp, in_time = run.guest.qmp(), 0
     for n in range(STOPS):
         run.wait(len(first) + n * in_each + n * in_each // STOPS)

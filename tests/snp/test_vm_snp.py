@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cpcctl import abi
 from cpcctl.config.settings import Settings
 from cpcctl.host import find
 from cpcctl.host.firmware import HvcpuDead
@@ -21,12 +22,14 @@ from cpcctl.snp import ovmf
 from cpcctl.vm import lifecycle, ready
 from tests.one_host import Cli
 from tests.onevm import images
-from tests.onevm.faulty import OUTSIDE
+from tests.onevm.faulty import OUTSIDE, REQUEST
 from tests.patience import patient
 from tests.snp import dying_kernel
 from tests.snp.boot import BOOT_SECONDS
 from tests.snp.conftest import Define
+from tests.snp.steps import BAD_EVENT, BAD_SCRATCH, BUFFER, FAILED, MMIO_WRITE, PSC_REQUEST
 
+FEATURES = 0x8000FFFD
 TOP = Path(__file__).resolve().parents[2]
 ACTIVE = "Memory Encryption Features active: AMD SEV SEV-ES SEV-SNP"
 EMULATED = "sev-snp, emulated: no protection from this host's root"
@@ -60,6 +63,29 @@ def test_another_hvcpu_for_a_dead_one(
     code, _, err = cli("hvcpu", "add", "a")
     assert code != 0 and "in use or dead" in err
     assert lifecycle.status(place, "a")["state"] == "running"
+
+
+def test_an_hvcpu_asks_with_its_own_ghcb_only(
+    place: Settings, define: Define, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither another request than those it is for, nor with what lies elsewhere."""
+    monkeypatch.setenv("CPCCTL_FIRMWARE", str(images.faults() / "cpc-firmware.bin"))
+    code, _, err = cli("vm", "start", str(define(hvcpu_max=2)))
+    assert code == 0, err
+    vm = lifecycle.attach(place, "a")
+    # The second hvCPU's GHCB: shared, and no other vCPU's business.
+    elsewhere = abi.SNP_SHM_GPA + abi.SHM_GHCB + 4096 + BUFFER
+    with vm.qmp() as qmp, vm.rings() as rings:
+        hvcpu = vm.hvcpu(qmp, rings, 0)
+        for request, answer in (
+            ((PSC_REQUEST, 0, 0, BUFFER), (0, 1 << 32 | 2)),  # taken: its entry asks for nothing
+            ((PSC_REQUEST, 0, 0, elsewhere), (FAILED, BAD_SCRATCH)),
+            ((MMIO_WRITE, abi.SNP_MMIO_GPA, 8, elsewhere), (FAILED, BAD_SCRATCH)),
+            ((MMIO_WRITE, 0xFEE00000, 8, BUFFER), (FAILED, BAD_EVENT)),
+            ((FEATURES, 0, 0, BUFFER), (FAILED, BAD_EVENT)),
+        ):
+            assert tuple(hvcpu.call(REQUEST, request).result[:2]) == answer, request
+        assert hvcpu.ping().hvcpu == 0
 
 
 def test_a_life(place: Settings, define: Define, cli: Cli, tmp_path: Path) -> None:
@@ -163,13 +189,13 @@ def test_what_is_refused_before_the_start(
         ({"sev-snp": {"firmware": old}}, f"{old} is older than 2024.05", "make ovmf"),
         ({"kernel": early}, "Linux 5.10.0 is older than 5.19", "such as Debian's"),
         ({"kernel": bios}, "is no Linux kernel", "such as Debian's"),
-        ({"cpu": "qemu64"}, "cpu qemu64 lacks xsave, xsavec, rdrand", "use cpu: EPYC"),
+        ({"cpu": "qemu64"}, "cpu qemu64 lacks xsave, xsavec, rdrand", "use cpu: EPYC-Milan"),
         ({"cpu": "EPYC,xsavec=off"}, "lacks xsavec", "or EPYC,+xsavec"),
         ({"cpu": "EPYC,-aes"}, "lacks aes, which its hvCPUs need", "or EPYC,+aes"),
         ({"cpu": "EPYC,+la57,la57=off"}, "has LA57", "use cpu: EPYC,la57=off"),
         ({"cpu": "EPYC-Genoa"}, "has LA57", "use cpu: EPYC-Genoa,la57=off"),
-        ({"cpu": "Skylake-Server"}, "is of GenuineIntel", "use cpu: EPYC"),
-        ({"cpu": "nonsense"}, "no CPU nonsense", " -cpu help; use cpu: EPYC or"),
+        ({"cpu": "Skylake-Server"}, "is of GenuineIntel", "use cpu: EPYC-Milan"),
+        ({"cpu": "nonsense"}, "no CPU nonsense", " -cpu help; use cpu: EPYC-Milan or"),
         ({"sev-snp": {"policy": 0x20000}}, "policy 0x20000 forbids SMT", "use policy: 0x30000"),
     ):
         path = str(define(**changes))
