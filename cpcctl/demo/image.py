@@ -20,6 +20,8 @@ from cpcctl.setup import debian, store
 
 HERE = Path(__file__).parent / "guest"
 KERNEL = "linux-image-cloud-amd64"
+IMAGE_PACKAGE = re.compile(r"linux-image-\d")
+PART_PACKAGE = re.compile(r"linux-(base|binary|modules)-\d")
 TOOLS = ["redis-server", "redis-tools", "stress-ng", "memtester", "e2fsprogs"]
 # Dependencies that only matter to an installed system: never loaded by TOOLS.
 UNUSED = re.compile(r"perl|^lib\S*-perl$|^dpkg$|^debconf$|^passwd$|^adduser$|^gcc-\d+-base$")
@@ -30,12 +32,39 @@ PROGRAMS = {
 MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "crc32c_generic", "ext4"]
 # Not loaded: what /dev/sev-guest needs, in kernels that have that driver.
 ATTEST_MODULES = ["gcm", "ghash_generic", "sev_guest"]
-# Drivers a kernel may have built in instead; others must be there.
-OPTIONAL_MODULES = {"crc32c_generic", "virtio_rng"}
+# Drivers a kernel may have built in instead, or in a library; others must be there.
+OPTIONAL_MODULES = {"crc32c_generic", "virtio_rng", "ghash_generic"}
 
 
 class ImageError(Exception):
     """The guest cannot be built from what the packages hold."""
+
+
+def kernel_packages(suite: str) -> list[str]:
+    """Names of the packages that a release's kernel and its modules are in.
+
+    One up to trixie; since Linux 6.19 Debian has the two in packages of their own, on which
+    that one depends.
+
+    :raise ImageError: the release has no such kernel
+    :raise AptError: apt does not offer it
+    """
+    images = [name for name in debian.dependencies(KERNEL, suite) if IMAGE_PACKAGE.match(name)]
+    if not images:
+        raise ImageError(f"{KERNEL} of {suite} depends on no kernel")
+    parts = [name for name in debian.dependencies(images[0], suite) if PART_PACKAGE.match(name)]
+    return [images[0], *parts]
+
+
+def kernel_file(unpacked: Path) -> Path:
+    """The kernel itself in a tree of kernel_packages(): in /boot, or beside its modules.
+
+    :raise ImageError: there is none
+    """
+    for pattern in ("boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz"):
+        for path in sorted(unpacked.glob(pattern)):
+            return path
+    raise ImageError(f"no vmlinuz in the packages of {KERNEL}")
 
 
 def module_files(modules: Path) -> dict[str, Path]:
@@ -148,12 +177,12 @@ def tools_tree(tree: Path, unpacked: Path) -> None:
                 shutil.copy(library.resolve(), tree / place / library.name)
 
 
-def build(out: Path, suite: str, kernel: str, packages: list[str]) -> None:
+def build(out: Path, suite: str, packages: list[str]) -> None:
     """Fetch, unpack and pack everything into out."""
     unpacked = out / "unpacked"
-    for path in debian.fetch([kernel, "busybox-static", *packages], suite):
+    for path in debian.fetch(packages, suite):
         debian.unpack(path, unpacked)
-    shutil.copy(next((unpacked / "boot").glob("vmlinuz-*")), out / "vmlinuz")
+    shutil.copy(kernel_file(unpacked), out / "vmlinuz")
     base_tree(out / "base", unpacked)
     tools_tree(out / "tools", unpacked)
     archive(out / "base", out / "tiny.cpio")
@@ -179,12 +208,10 @@ def main() -> int:
     suite = debian.release()
 
     def make(folder: Path) -> None:
-        kernel = debian.dependencies(KERNEL, suite)[0]
-        packages = [p for p in debian.closure(TOOLS, suite) if not UNUSED.search(p)]
-        build(folder, suite, kernel, packages)
-        (folder / "versions").write_text(
-            "\n".join(debian.versions([kernel, "busybox-static", *packages], suite)) + "\n"
-        )
+        tools = [p for p in debian.closure(TOOLS, suite) if not UNUSED.search(p)]
+        packages = [*kernel_packages(suite), "busybox-static", *tools]
+        build(folder, suite, packages)
+        (folder / "versions").write_text("\n".join(debian.versions(packages, suite)) + "\n")
 
     try:
         store.provide("guest", recipe_key(), make)

@@ -20,6 +20,8 @@ from cpcctl.setup import debian, store
 
 # What uname says at least, of the release's kernel.
 SUITES = {"6.1": "bookworm", "6.12": "trixie"}
+# The next release, whose kernel is another one every few weeks. Fetched only for who asks.
+TESTING = "forky"
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,11 @@ def recipe_key() -> str:
 
 def build_one(out: Path, suite: str) -> list[str]:
     """Fetch, unpack and pack one release's into out; the versions of the packages."""
-    names = [debian.dependencies(image.KERNEL, suite)[0], "busybox-static"]
+    names = [*image.kernel_packages(suite), "busybox-static"]
     unpacked, tree = out / "unpacked", out / "tree"
     for path in debian.fetch(names, suite):
         debian.unpack(path, unpacked)
-    shutil.copy(next((unpacked / "boot").glob("vmlinuz-*")), out / "vmlinuz")
+    shutil.copy(image.kernel_file(unpacked), out / "vmlinuz")
     image.base_tree(tree, unpacked)
     image.archive(tree, out / "tiny.cpio")
     for folder in (unpacked, tree):
@@ -73,6 +75,16 @@ def provide() -> dict[str, Kernel]:
         place = store.current("guest") if suite == debian.release() else folder / suite
         found[version] = Kernel(place / "vmlinuz", place / "tiny.cpio")
     return found
+
+
+def provide_testing() -> Kernel:
+    """The next release's kernel as it was when it was first fetched. Raises as provide()."""
+
+    def make(out: Path) -> None:
+        (out / "versions").write_text("\n".join(build_one(out, TESTING)) + "\n")
+
+    folder = store.provide("kernel-testing", store.key([TESTING, recipe_key()], []), make)
+    return Kernel(folder / "vmlinuz", folder / "tiny.cpio")
 
 
 def main() -> int:

@@ -141,5 +141,7 @@ def _kernel(spec: VmSpec) -> list[tuple[str, str]]:
     except OSError as error:
         why = f"the kernel cannot be read: {reason(error)}"
         return [(why, ready.fix(spec, spec.kernel, error))]
-    fix = f"use a kernel of 5.19 or later with {kernel.OPTION}=y, such as Debian's 6.1 or 6.12"
+    fix = (
+        f"use a kernel of 5.19 or later with {kernel.OPTION}=y, such as Debian's 6.1, 6.12 or 7.2"
+    )
     return [(why, fix)] if why else []

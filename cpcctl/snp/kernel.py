@@ -49,7 +49,8 @@ def problem(found: str, config: str | None) -> str:
 
 
 def look(path: Path) -> str:
-    """problem() of a file; a configuration is looked for beside it, as Debian puts it.
+    """problem() of a file; a configuration is looked for beside it, as Debian puts it: in
+    /boot with the release in its name, or below /usr/lib/modules.
 
     Raises OSError when the file cannot be read.
     """
@@ -59,7 +60,11 @@ def look(path: Path) -> str:
         found = release(head)
     except ValueError as error:
         return f"{path} {error}"
-    why = problem(found, _config(path.resolve().parent / f"config-{found}"))
+    folder = path.resolve().parent
+    config = _config(folder / f"config-{found}")
+    if config is None and folder.name == found:
+        config = _config(folder / "config")
+    why = problem(found, config)
     return f"{path}: {why}" if why else ""
 
 

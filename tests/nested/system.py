@@ -102,11 +102,11 @@ def first_system(tree: Path, kernel: Path) -> None:
 
 def build(out: Path, suite: str, libraries: list[str]) -> None:
     """Fetch, unpack and pack everything into out."""
-    kernel_package = debian.dependencies(image.KERNEL, suite)[0]
+    kernel_packages = image.kernel_packages(suite)
     packages = [p for p in debian.closure([*TOOLS, *libraries], suite) if not UNUSED.search(p)]
-    for path in debian.fetch([kernel_package, "busybox-static"], suite):
+    for path in debian.fetch([*kernel_packages, "busybox-static"], suite):
         debian.unpack(path, out / "kernel")
-    shutil.copy(next((out / "kernel/boot").glob("vmlinuz-*")), out / "vmlinuz")
+    shutil.copy(image.kernel_file(out / "kernel"), out / "vmlinuz")
     first_system(out / "first", out / "kernel")
     image.archive(out / "first", out / "initrd.cpio")
     for path in debian.fetch(packages, suite):

@@ -94,3 +94,13 @@ def test_the_configuration_beside_it(tmp_path: Path) -> None:
     assert "is built without" in kernel.look(link)
     path.write_bytes(b"\x7fELF")
     assert "bzImage" in kernel.look(path)
+
+
+def test_the_configuration_below_usr_lib_modules(tmp_path: Path) -> None:
+    """Where Debian puts both since Linux 6.19; only a folder of that release is one of its."""
+    for folder, words in ((NAME, "is built without"), ("somewhere", "")):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / "vmlinuz"
+        path.write_bytes(image(DEBIAN))
+        (tmp_path / folder / "config").write_text("# CONFIG_AMD_MEM_ENCRYPT is not set\n")
+        assert words in kernel.look(path) and bool(words) == bool(kernel.look(path))

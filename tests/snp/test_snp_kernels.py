@@ -6,11 +6,13 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from cpcctl.setup.kernels import SUITES
-from tests.snp.boot import Guest
+from cpcctl.setup.kernels import SUITES, provide_testing
+from tests.snp.boot import OBJECTS, Guest, Parts, command
+from tests.snp.conftest import Launch
 
 Boot = Callable[..., Guest]
 VCPUS = (1, 2, 3, 4)
@@ -64,3 +66,17 @@ def test_boots_with_every_number_of_vcpus_and_size(
 def test_boots_twenty_times_in_a_row(boot: Boot, kernel: str) -> None:
     for vcpus, _ in zip(itertools.cycle(VCPUS), range(IN_A_ROW), strict=False):
         check(boot, kernel, vcpus, 1024)
+
+
+@pytest.mark.long
+def test_the_next_release(parts: Parts, launch: Launch) -> None:
+    """Debian's next one, whatever its kernel is today: boots, and has a device for reports."""
+    found = provide_testing()
+    mine = replace(parts, vmlinuz=found.vmlinuz, initrd=found.initrd)
+    guest = launch(command(mine, OBJECTS["sev-snp"]))
+    guest.ready()
+    assert guest.active_features() == ACTIVE
+    guest.run("cd /modules; for m in $(cat attest); do insmod $m; done")
+    assert "/dev/sev-guest" in guest.run("ls /dev/sev-guest | cat")
+    seen = guest.query()
+    assert (seen["reads-scrambled"], seen["writes-denied"]) == (0, 0)
