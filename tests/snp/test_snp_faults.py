@@ -249,6 +249,7 @@ def test_why_a_guest_ended_itself(
     assert "terminated" not in guest.query()
     to_the_end(guest)
     assert guest.qmp().execute("query-status")["status"] == "guest-panicked"
+    guest.qmp().wait_event(lambda event: bool(event["event"] == "GUEST_PANICKED"), patient(5))
     assert guest.query()["terminated"] == {"set": reasons, "code": code, "reason": words}
     said = f"the guest terminated itself: {words} (reason set {reasons}, code {code})"
     assert said in guest.words()
