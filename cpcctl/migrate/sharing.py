@@ -9,11 +9,11 @@ equal by its digest.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 from cpcctl.errors import reason, shown
 from cpcctl.host import locks
@@ -73,7 +73,7 @@ class Holder:
 
     def checks(self) -> list[Check]:
         """What the source can tell alone."""
-        return _checks(self.host, self.problems, self._boot, self.host)
+        return _checks(self.host, self.problems, self._boot, {})
 
     def add_digests(self, paths: Iterable[str]) -> None:
         """Of files that the guest only reads; others are left out."""
@@ -130,6 +130,7 @@ def verify(
     said = {claim.path: claim for claim in claims}
     for file in files.all():
         if file.fd < 0:
+            unproven[file.path] = "was not opened"
             continue
         claim = said.get(file.path)
         try:
@@ -167,31 +168,40 @@ def checks(files: Files, unproven: Mapping[str, str], host: str) -> list[Check]:
 
     host: the destination's name
     """
-    problems = {
-        path: reason(error)
-        for path, error in files.problems.items()
-        if isinstance(error, OSError)
-    }
-    return _checks(host, {**problems, **unproven}, set(files.boot), host)
+    errors = {path: e for path, e in files.problems.items() if isinstance(e, OSError)}
+    found = {**unproven, **{path: reason(error) for path, error in errors.items()}}
+    fixes = {path: fix for path, error in errors.items() if (fix := _fix(path, error))}
+    return _checks(host, found, set(files.boot), fixes)
 
 
 def _checks(
-    host: str, problems: Mapping[str, str], boot: set[str], there: str
+    host: str, problems: Mapping[str, str], boot: set[str], fixes: Mapping[str, str]
 ) -> list[Check]:
-    check = partial(Check.of, host)
+    """fixes: by path, where there is a better one than to share the file."""
     disks = {path: why for path, why in problems.items() if path not in boot}
     others = {path: why for path, why in problems.items() if path in boot}
 
-    def words(found: Mapping[str, str]) -> str:
-        return "; ".join(f"{shown(path)}: {why}" for path, why in found.items())
+    def check(name: str, found: Mapping[str, str], fix: str) -> Check:
+        words = "; ".join(f"{shown(path)}: {why}" for path, why in found.items())
+        remedies = dict.fromkeys(fixes.get(path, fix) for path in found)
+        return Check.of(host, name, not found, words, "\n".join(remedies))
 
     return [
-        check(
-            "disks", not disks, words(disks),
-            "put every disk on storage that both hosts share, under the same path",
-        ),
-        check("files", not others, words(others), f"put the same file on {there}"),
+        check("disks", disks,
+              "put every disk on storage that both hosts share, under the same path"),
+        check("files", others, f"put the same file on {host}"),
     ]  # fmt: skip
+
+
+def _fix(path: str, error: OSError) -> str:
+    name = shown(path)
+    if error.errno == errno.EROFS:
+        return f"mount the file system of {name} for writing, or write readonly: true for the disk"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"let cpcctl open {name}: ls -l {name}"
+    if error.errno == errno.ENOSYS:
+        return "use Linux 5.6 or later, which has openat2"
+    return ""
 
 
 def _open_to_lock(path: str, writes: bool) -> int:

@@ -87,7 +87,8 @@ def open_files(spec: VmSpec, opens: Opens) -> Files:
         except BadImage as error:
             files.problems[error.path] = error
         except OSError as error:
-            if not files.problems:
+            # The opener has noted its own; of the others it is the image that is concerned.
+            if not any(known is error for known in files.problems.values()):
                 files.problems[disk.path] = error
     return files
 

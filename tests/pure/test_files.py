@@ -14,6 +14,7 @@ import pytest
 
 from cpcctl.errors import CpcError
 from cpcctl.host.files import open_regular
+from cpcctl.migrate import sharing
 from cpcctl.qemu.images import BadImage
 from cpcctl.vm import files
 from cpcctl.vm.files import open_files
@@ -109,3 +110,23 @@ def test_a_failure_in_the_middle_of_a_chain_leaves_nothing_open(tmp_path: Path) 
     with pytest.raises(CpcError, match="which cannot be opened") as caught:
         files.refuse("host-a", spec, found, found.problems)
     assert caught.value.exit_code == 3
+
+
+def test_no_problem_hides_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One disk is not there, of another the header cannot be read."""
+    qcow2.write(tmp_path / "bad")
+
+    def read(_fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("cpcctl.qemu.images.qcow2.read", read)
+    disks = tuple(Disk(str(tmp_path / name), cache="writeback") for name in ("none", "bad"))
+    with open_files(replace(SPEC, disks=disks), open_regular) as found:
+        assert {Path(path).name: str(error) for path, error in found.problems.items()} == {
+            "none": f"[Errno 2] No such file or directory: '{tmp_path}/none'",
+            "bad": "[Errno 5] Input/output error",
+        }
+        # What is not open is never taken for proven.
+        assert set(sharing.verify(found, [], "host-a", sharing.Digests()).unproven) == {
+            disk.path for disk in disks
+        }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -243,3 +244,19 @@ def test_files_that_cannot_be_opened_are_told(tmp_path: Path) -> None:
     assert "none: No such file" in str(disks.reason)
     assert "kernel: No such file" in str(others.reason)
     assert all(check.ok for check in sharing.checks(Files(), {}, "host-b"))
+
+
+@pytest.mark.parametrize(
+    ("code", "fix"),
+    [
+        (errno.EROFS, "mount the file system of /d for writing, or write readonly: true"),
+        (errno.EACCES, "let cpcctl open /d: ls -l /d"),
+        (errno.ENOSYS, "use Linux 5.6 or later"),
+        (errno.ENOENT, "put every disk on storage that both hosts share"),
+    ],
+)
+def test_each_problem_has_its_remedy(code: int, fix: str) -> None:
+    found = Files(problems={"/d": OSError(code, os.strerror(code), "/d")})
+    disks, others = sharing.checks(found, {}, "host-b")
+    assert str(disks.fix).startswith(fix)
+    assert others.ok
