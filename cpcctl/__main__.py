@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from cpcctl.errors import CpcError, ExitCode
-from cpcctl.ui import interrupts
+from cpcctl.ui import interrupts, streams
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,6 +29,7 @@ def _run(argv: Sequence[str]) -> int:
     fmt = os.environ.get("CPCCTL_FORMAT", "text")
     try:
         interrupts.hear()
+        streams.prepare()
         from cpcctl.cli.parser import FLAG_NAMES, asked_format
 
         fmt = asked_format(argv) or fmt
@@ -40,7 +41,7 @@ def _run(argv: Sequence[str]) -> int:
 
         settings = load(flags)
         fmt = settings.format
-        context = Context(settings, Output(fmt))
+        context = Context(settings, Output(fmt, acts=args._run.acts))
         module = importlib.import_module(args._run.module)
         try:
             return int(getattr(module, args._run.run)(args, context))
@@ -63,7 +64,8 @@ def _run(argv: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the last resort is to say so
         import traceback
 
-        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
         _show(
             CpcError(
                 "a defect in cpcctl",

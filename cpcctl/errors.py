@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     UNPROVEN = 5  # the VM's place or state is not proven; a person must look
     TIMED_OUT = 6  # cancelled; the VM is confirmed on the source
     LOST = 7  # proven lost; restore from a snapshot
+    ENDED = 8  # the guest ended by itself; the VM is stopped
     DEFECT = 70  # a defect of ours
     BUSY = 75  # retry later
     HUNG_UP = 129

@@ -19,6 +19,7 @@ EXITS = (
     (5, "the VM's place or state is not proven; a person must look; never retry"),
     (6, "timed out; cancelled; the VM is confirmed on the source"),
     (7, "proven lost; restore from a snapshot"),
+    (8, "the guest ended by itself (shut down, reset or panicked); the VM is stopped"),
     (70, "a defect in cpcctl"),
     (75, "busy; retry later"),
     (130, "interrupted, cancel confirmed (143 after SIGTERM, 129 after SIGHUP)"),

@@ -19,7 +19,16 @@ class Verb:
     arguments: str = "add_arguments"
     run: str = "run"
 
+    @property
+    def acts(self) -> bool:
+        """Its exit code says what became of a VM, also when nobody takes its result."""
+        return self.path in ACTING
 
+
+ACTING = (
+    "vm start", "vm stop", "vm pause", "vm resume", "hvcpu add", "hvcpu remove", "migrate",
+    "receive", "job wait", "job cancel", "job resume",
+)
 GROUPS: dict[str, str] = {
     "vm": "start, stop, pause and look at VMs of this host",
     "hvcpu": "add, remove and ping the hvCPUs of a VM",

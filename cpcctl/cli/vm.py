@@ -44,6 +44,10 @@ def start_arguments(parser: argparse.ArgumentParser) -> None:
         help="print QEMU's command line, of an SEV-SNP guest its launch digest too, and "
         "start nothing",
     )
+    parser.add_argument(
+        "--force", action="store_true",
+        help="start it here although it moved to another host, where it is gone",
+    )
     arguments.accel(parser, "what FILE says, else ")
 
 
@@ -52,9 +56,14 @@ def start_run(args: argparse.Namespace, ctx: Context) -> int:
     wanted = spec.load(Path(args.file))
     if args.print_command:
         return _print_command(args, ctx, wanted)
+    from cpcctl.migrate.recovery import moved
+
+    if not args.force:
+        moved.refuse_moved(ctx.settings, wanted.name, args.file)
     changed = True
     try:
         vm = lifecycle.start(ctx.settings, wanted, accel=args.accel, note=ctx.out.note)
+        moved.note_started(ctx.settings, vm.name)
         found = lifecycle.status(ctx.settings, vm.name)
     except lifecycle.RunsAlready as error:
         changed, vm = False, error.vm
@@ -149,10 +158,10 @@ def stop_arguments(parser: argparse.ArgumentParser) -> None:
 
 def stop_run(args: argparse.Namespace, ctx: Context) -> int:
     """Stop a VM; one that does not run is fine."""
-    from cpcctl.migrate import recover
+    from cpcctl.migrate.recovery import orphaned
 
     if not args.force:
-        recover.refuse_orphan(ctx.settings, args.name)
+        orphaned.refuse_orphan(ctx.settings, args.name)
     ran = lifecycle.stop(
         ctx.settings,
         args.name,
@@ -198,12 +207,12 @@ def status_arguments(parser: argparse.ArgumentParser) -> None:
 
 def status_run(args: argparse.Namespace, ctx: Context) -> int:
     """Show one VM; what is known also of one whose QEMU cannot be reached."""
-    from cpcctl.migrate import recover
+    from cpcctl.migrate.recovery import orphaned
 
     found, trouble = lifecycle.look(ctx.settings, args.name)
     if "pid" in found and trouble is None:
         found |= _migratable(ctx, args.name)
-    job = recover.orphan(ctx.settings, args.name)
+    job = orphaned.orphan(ctx.settings, args.name)
     if job is not None:
         ctx.out.note(
             f"job {job.id} of this VM stopped in phase {job.phase} and is not settled\n"

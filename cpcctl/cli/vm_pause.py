@@ -17,9 +17,9 @@ def pause_arguments(parser: argparse.ArgumentParser) -> None:
 
 def pause_run(args: argparse.Namespace, ctx: Context) -> int:
     """Pause a guest; one that stands still already is fine."""
-    from cpcctl.migrate import recover
+    from cpcctl.migrate.recovery import orphaned
 
-    recover.refuse_orphan(ctx.settings, args.name)
+    orphaned.refuse_orphan(ctx.settings, args.name)
     done = pause.pause(ctx.settings, args.name)
     text = f"paused {args.name}" if done.changed else f"{args.name} stands still: {done.reason}"
     _show(ctx, args.name, done, text)
@@ -33,9 +33,9 @@ def resume_arguments(parser: argparse.ArgumentParser) -> None:
 
 def resume_run(args: argparse.Namespace, ctx: Context) -> int:
     """Let a guest go on; one that runs is fine."""
-    from cpcctl.migrate import recover
+    from cpcctl.migrate.recovery import orphaned
 
-    recover.refuse_orphan(ctx.settings, args.name)
+    orphaned.refuse_orphan(ctx.settings, args.name)
     done = pause.resume(ctx.settings, args.name)
     text = f"resumed {args.name} ({done.reason})" if done.changed else f"{args.name} runs already"
     _show(ctx, args.name, done, text)

@@ -30,6 +30,8 @@ NAP_LONG = 0.005
 REWAKE = patient(0.02)
 GATHER = patient(0.001)
 POLL = 0.25
+KEEPALIVE_SECONDS, KEEPALIVE_PROBES = 5, 6
+UNTAKEN_MS = int(patient(60.0) * 1000)
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,15 @@ class Receiver(Pump):
 
 
 def tune(link: socket.socket) -> None:
-    """Large buffers, no Nagle delay, and a timeout so that stop is seen."""
+    """Large buffers, no Nagle delay, a timeout so that stop is seen, and probes: a path
+    that carries nothing any more breaks although the control connection has another."""
     enlarge(link)
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+    # The same for bytes that are on their way, which keepalive leaves to retransmission.
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNTAKEN_MS)
     link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     link.settimeout(POLL)
 

@@ -99,7 +99,8 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     """Migrate a VM, or only check whether it could be."""
     from cpcctl.host.state import Folders, VmLock
     from cpcctl.jobs.store import JobStore
-    from cpcctl.migrate import follow, recover
+    from cpcctl.migrate import follow
+    from cpcctl.migrate.recovery import orphaned
     from cpcctl.vm import lifecycle, protection
 
     ticket = read_ticket(args.vm, args.ticket, args.ticket_file, ctx)
@@ -112,7 +113,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         parallel=args.parallel,
     )
     folders = Folders.of(ctx.settings)
-    recover.refuse_orphan(ctx.settings, args.vm)
+    orphaned.refuse_orphan(ctx.settings, args.vm)
     spec = lifecycle.attach(ctx.settings, args.vm).spec
     with VmLock.take(folders, args.vm, "migrate") as lock:
         if args.dry_run:
@@ -131,7 +132,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     record = follow.follow(ctx, job.id, child)
     if record.state == "running":
         ctx.out.note(f"the controller of job {job.id} has died; recovering")
-        record = recover.recover(ctx.settings, job.id)
+        record = orphaned.recover(ctx.settings, job.id)
     return follow.report(ctx, record)
 
 

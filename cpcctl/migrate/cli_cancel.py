@@ -21,14 +21,15 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     from cpcctl.errors import CpcError, ExitCode
     from cpcctl.host.state import Folders
     from cpcctl.jobs.store import INTERRUPTED, JobStore
-    from cpcctl.migrate import follow, recover
+    from cpcctl.migrate import follow
+    from cpcctl.migrate.recovery import orphaned
 
     record = JobStore(Folders.of(ctx.settings).jobs).load(args.id)
     if record.seen_state == "running":
         follow.request_cancel(record)
         record = follow.follow(ctx, args.id)
     if record.kind == "migrate" and record.seen_state == INTERRUPTED:
-        record = recover.recover(ctx.settings, args.id)
+        record = orphaned.recover(ctx.settings, args.id)
     if record.state == "done":
         raise CpcError(
             f"job {record.id} could not be cancelled: it is done",

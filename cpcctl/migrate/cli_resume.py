@@ -18,7 +18,8 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     from cpcctl.errors import CpcError, ExitCode
     from cpcctl.host.state import Folders
     from cpcctl.jobs.store import JobStore
-    from cpcctl.migrate import follow, receiving, recover
+    from cpcctl.migrate import follow, receiving
+    from cpcctl.migrate.recovery import orphaned
 
     store = JobStore(Folders.of(ctx.settings).jobs)
     record = store.load(args.id)
@@ -32,4 +33,4 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         if "secret" not in record.data:
             return follow.report(ctx, record)
         return receiving.resume(ctx, store.adopt(record))
-    return follow.report(ctx, recover.recover(ctx.settings, record.id))
+    return follow.report(ctx, orphaned.recover(ctx.settings, record.id))

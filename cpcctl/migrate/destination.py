@@ -32,7 +32,6 @@ from cpcctl.migrate import (
     checks,
     facts,
     hold,
-    leftover,
     messages,
     network,
     order,
@@ -42,10 +41,11 @@ from cpcctl.migrate import (
 from cpcctl.migrate.machine import DestinationFact
 from cpcctl.migrate.network import Network
 from cpcctl.migrate.order import Stage
+from cpcctl.migrate.recovery import stale
 from cpcctl.migrate.side import Side
 from cpcctl.migrate.streams import Streams
 from cpcctl.ui.check import Check, refusal
-from cpcctl.vm import lifecycle
+from cpcctl.vm import lifecycle, live
 from cpcctl.vm import spec as specs
 from cpcctl.vm.files import Files
 from cpcctl.vm.spec import VmSpec
@@ -165,7 +165,7 @@ class Destination:
         found += sharing.checks(files, shared.unproven, host)
         found += network.checks(spec, self.network, facts.network_devices(), host)
         if not self._known(request):
-            orphan = leftover.removable(self.settings, spec.name)
+            orphan = stale.removable(self.settings, spec.name)
             here = facts.of_destination(self.settings, spec, source, orphan)
             found += checks.destination_checks(spec, source, here)
         return found, shared.digests
@@ -192,7 +192,7 @@ class Destination:
         idle = cores.idle() if spec.hvcpus > 1 else float(cores.count())
         lock = VmLock.take(Folders.of(self.settings), spec.name, f"receive {self.job.id}")
         try:
-            leftover.remove(self.settings, spec.name)
+            stale.remove(self.settings, spec.name)
             self.job.record.data["launched"] = spec.name
             self.job.phase("prepare")
             # Leaves nothing when it fails; what has this name then is somebody else's.
@@ -275,6 +275,19 @@ class Destination:
                 call.result()  # type: ignore[attr-defined]
         return messages.Taken(streams.bytes_taken)
 
+    def ended_since(self) -> CpcError | None:
+        """How a guest that ran here ended, if it has."""
+        name, host = self.job.record.vm, self.settings.host
+        if self.side is not None and self.side.vm.alive:
+            return None
+        ending = live.ended(Folders.of(self.settings).vm(name).log)
+        return CpcError(
+            f"VM {name} arrived on {host}; then {ending.words}",
+            exit_code=ExitCode.ENDED if ending.by_guest else ExitCode.LOST,
+            host=host,
+            hint=f"cpcctl vm status {name}",
+        )
+
     def dead(self) -> CpcError | None:
         """What to say when QEMU here has died."""
         side = self.side
@@ -307,6 +320,10 @@ class Destination:
     def _run(self, request: messages.Run) -> messages.Released:
         side = self._side()
         hold.at("there-prepared")
+        if self.stage is Stage.RUNNING and self.ended_since() is not None:
+            # It ran here, and its answer was lost on its way; what came then is another story.
+            token = base64.b64decode(self.job.record.data["running"])
+            return messages.Released(token, time.time())
         token = session.run(side.main, request.token)
         self.stage = Stage.RUNNING  # whatever fails from here on
         try:
@@ -328,7 +345,8 @@ class Destination:
 
     def _query(self, _: messages.Query) -> messages.Fact:
         """How far the firmware is; with the token that proves it where there is one."""
-        self.refresh()
+        with contextlib.suppress(CpcError):
+            self.refresh()
         token = self._token() if self.stage is Stage.ABORTED else b""
         return messages.Fact(self.fact.name, token)
 
@@ -339,14 +357,21 @@ class Destination:
         """
         if self.side is None or self.stage in (Stage.ABORTED, Stage.ENDED, Stage.IDLE):
             return
-        if not self.side.vm.alive:
-            self.stage = Stage.DEAD
+        vm = self.side.vm
+        if not vm.alive:
+            # What the guest did after it had been given to this host is no loss.
+            ran = "running" in self.job.record.data and vm.ending.by_guest
+            self.stage = Stage.RUNNING if ran else Stage.DEAD
             return
         # Who asks has stopped sending: a stream still waiting would be in the way.
         if self.streams is not None:
             self.streams.stop()
-        self.side.settle_calls()
-        phase = self.side.query().phase
+        try:
+            self.side.settle_calls()
+            phase = self.side.query().phase
+        except CpcError:
+            self.stage = Stage.DEAD if vm.wait_gone(GONE_SECONDS) else Stage.UNKNOWN
+            raise
         self.stage = {
             abi.PHASE_PREPARED: Stage.PREPARED,
             abi.PHASE_RUNNING: Stage.RUNNING,
@@ -366,11 +391,14 @@ class Destination:
             host=self.job.record.data.get("source"),
             cause=request.reason,
         )
+        name = self.side.vm.name if self.side is not None else None
+        if request.ended:
+            error.exit_code = ExitCode.ENDED
+            error.message += f"; the guest{f' of VM {name}' if name else ''} ended by itself there"
         if request.lost:
             # Here it is given up for ever, or give_up() says that it cannot be. That it is no
             # more there is the source's word, so it is shown as that.
             source = self.job.record.data.get("source", "the source")
-            name = self.side.vm.name if self.side is not None else None
             error.exit_code = ExitCode.LOST
             error.message += f"; {source} says that {f'VM {name}' if name else 'its VM'} is lost"
             error.hint = f"cpcctl vm status {name or 'VM'}, on {source}; then {RESTORE}"
@@ -397,7 +425,7 @@ class Destination:
                 token = side.abort()
             except QmpGone as gone:
                 # Of a QEMU that lives and does not answer: the firmware may have had its COMMIT.
-                if self.prepared and not side.vm.process.wait_gone(GONE_SECONDS):
+                if self.prepared and not side.vm.wait_gone(GONE_SECONDS):
                     raise self._not_given_up(gone) from gone
             except CallError as error:
                 raise self._not_given_up(error) from error

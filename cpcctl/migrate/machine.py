@@ -48,6 +48,7 @@ class Event(Enum):
     HVCPU_DEAD = "an hvCPU is dead"
     FAILURE = "a step on the source failed"
     QEMU_DEAD = "QEMU on the source has gone"
+    GUEST_ENDED = "the guest ended by itself"
 
 
 class Action(Enum):
@@ -73,12 +74,13 @@ def decide(phase: Phase, event: Event, *, pause_on_timeout: bool = False) -> Pla
     """What follows event in phase."""
     if phase is Phase.FINISHED:
         return Plan((Action.IGNORE,), None)
-    if event is Event.QEMU_DEAD:
+    if event in (Event.QEMU_DEAD, Event.GUEST_ENDED):
         if phase >= Phase.COMMIT:
             return Plan((Action.SETTLE,), None)
+        by_guest = event is Event.GUEST_ENDED
         if phase is Phase.PREFLIGHT:
-            return Plan((), ExitCode.UNREACHABLE)
-        return Plan((Action.ABORT_DESTINATION,), ExitCode.LOST)
+            return Plan((), ExitCode.ENDED if by_guest else ExitCode.UNREACHABLE)
+        return Plan((Action.ABORT_DESTINATION,), ExitCode.ENDED if by_guest else ExitCode.LOST)
     if phase >= Phase.COMMIT:
         if event in (Event.CANCEL, Event.TIMEOUT, Event.STALLED):
             return Plan((Action.IGNORE,), None)

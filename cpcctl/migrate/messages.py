@@ -249,10 +249,12 @@ class Aborted(Message):
 
 @dataclass(frozen=True)
 class Abort(Request[Aborted]):
-    """Give the guest up for ever. lost: the source says that it is lost there."""
+    """Give the guest up for ever. lost: the source says that it is lost there; ended: that
+    the guest ended by itself."""
 
     reason: Annotated[str, Words(REASON_MAX)]
     lost: Annotated[bool, Flag()] = False
+    ended: Annotated[bool, Flag()] = False
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.host.folders import make_folder
 from cpcctl.host.identity import host_id
 from cpcctl.host.state import Folders, VmLock, remove_tree
@@ -31,7 +31,8 @@ from cpcctl.migrate.order import Stage
 from cpcctl.migrate.side import Side
 from cpcctl.ui import interrupts
 from cpcctl.ui.context import Context
-from cpcctl.vm import lifecycle
+from cpcctl.ui.output import unwritable
+from cpcctl.vm import live, registry
 
 WILDCARDS = ("0.0.0.0", "::")
 LOOK_SECONDS = patient(0.25)
@@ -83,7 +84,15 @@ def receive(ctx: Context, wishes: Wishes) -> int:
         socket.gethostname() if wishes.host in WILDCARDS else wishes.host
     )
     ticket = Ticket(address, listener.port, identity.fingerprint, secret)
-    _say(ctx, {"ticket": ticket.text(), "job": job.id}, ticket.text())
+    try:
+        _say(ctx, {"ticket": ticket.text(), "job": job.id}, ticket.text())
+    except OSError as error:
+        # Without its ticket nobody can come.
+        listener.close()
+        failure = unwritable(error)
+        _forget_secrets(ctx, job)
+        job.finish("failed", error=failure)
+        raise failure from error
     destination = Destination(_allowing(ctx, wishes), job, listener, wishes.network)
     return _end(ctx, job, destination, wishes, wishes.wait)
 
@@ -99,16 +108,43 @@ def resume(ctx: Context, job: Job) -> int:
     name = data.get("launched")
     if name:
         destination.lock = VmLock.take(Folders.of(ctx.settings), name, f"receive {job.id}")
-        with contextlib.suppress(CpcError):
-            destination.side = Side.attach(lifecycle.attach(ctx.settings, name))
-            destination.side.settle_calls()
-        destination.stage = Stage.BROKEN if destination.side else Stage.DEAD
-        destination.refresh()
+        _attach_again(ctx, destination, name)
     elif data.get("abort"):
         destination.stage = Stage.ABORTED
     destination.prepared = True  # it may have been; a source may need the answer
     job.phase("wait")
     return _end(ctx, job, destination, wishes, wishes.grace)
+
+
+def _attach_again(ctx: Context, destination: Destination, name: str) -> None:
+    """Find the VM that a receive launched, or the proof that it is gone.
+
+    :raise CpcError: (5) neither: nothing is touched, and it can be tried again.
+    """
+    try:
+        destination.side = Side.attach(registry.attach(ctx.settings, name))
+        destination.stage = Stage.BROKEN
+        destination.refresh()
+    except CpcError as error:
+        if registry.gone(ctx.settings, name):
+            ended = "running" in destination.job.record.data
+            destination.stage = Stage.RUNNING if ended and _by_guest(ctx, name) else Stage.DEAD
+            return
+        destination.close()
+        destination.listener.close()
+        failure = CpcError(
+            f"QEMU of VM {name} on {ctx.settings.host} cannot be asked, and is not proven gone",
+            exit_code=ExitCode.UNPROVEN,
+            host=ctx.settings.host,
+            cause=error.cause or error.message,
+            hint=f"cpcctl vm status {name}\ncpcctl job resume {destination.job.id}, after that",
+        )
+        destination.job.finish("unproven", error=failure)
+        raise failure from error
+
+
+def _by_guest(ctx: Context, name: str) -> bool:
+    return live.ended(Folders.of(ctx.settings).vm(name).log).by_guest
 
 
 def _allowing(ctx: Context, wishes: Wishes) -> Settings:
@@ -207,13 +243,17 @@ def _lonely(destination: Destination, wishes: Wishes) -> CpcError:
 
 def _report(ctx: Context, job: Job, destination: Destination) -> int:
     name = job.record.vm
-    if destination.stage is Stage.RUNNING:
+    ended = destination.ended_since() if destination.stage is Stage.RUNNING else None
+    if destination.stage is Stage.RUNNING and ended is None:
         result: dict[str, Any] = {"vm": name, "host": ctx.settings.host, "state": "running"}
         _forget_secrets(ctx, job)
         job.finish("done", result=result)
-        _say(ctx, result, f"{name} runs on {ctx.settings.host}")
+        try:
+            _say(ctx, result, f"{name} runs on {ctx.settings.host}")
+        except OSError as lost:
+            ctx.out.note(f"the result was not written: {reason(lost)}")
         return 0
-    error = destination.error or CpcError("the source left", host=ctx.settings.host)
+    error = ended or destination.error or CpcError("the source left", host=ctx.settings.host)
     state = STATES.get(error.exit_code)
     if destination.stage in (Stage.IDLE, Stage.ENDED):
         _forget_secrets(ctx, job)

@@ -15,7 +15,7 @@ from cpcctl.host import suite_speed
 from cpcctl.host.firmware import Hvcpu
 from cpcctl.host.qmp import Event, Qmp
 from cpcctl.host.shm import CallError, RingFile
-from cpcctl.host.state import disk_error
+from cpcctl.host.state import VmPaths, disk_error
 from cpcctl.link.pump import Port
 from cpcctl.migrate import checks, session
 from cpcctl.ui.check import refusal
@@ -181,3 +181,12 @@ class Side:
             arrived = (found.role, found.phase) == (abi.ROLE_DESTINATION, abi.PHASE_RUNNING)
             if found.phase != abi.PHASE_NONE and not arrived:
                 raise
+
+
+@dataclass(frozen=True)
+class Absent:
+    """In place of a machine that cannot be had. gone: that is proven; trouble: why not."""
+
+    paths: VmPaths
+    gone: bool
+    trouble: CpcError

@@ -2,7 +2,7 @@
 """The source's half of a migration: drives both machines phase by phase.
 
 What to do when something goes wrong is decided in machine.py and done in
-trouble.py; this file is the way it goes when nothing does.
+recovery/; this file is the way it goes when nothing does.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import asdict, replace
 from typing import TypeVar
 
 from cpcctl import abi
-from cpcctl.abi_status import SUITE_NAMES
 from cpcctl.config.patience import patient
 from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.host import cores, identity, suite_speed
+from cpcctl.host.state import VmPaths
 from cpcctl.jobs.store import Job
 from cpcctl.link import listener, pump, rpc, tls
 from cpcctl.link.limit import Bucket
@@ -38,10 +38,12 @@ from cpcctl.migrate import (
 from cpcctl.migrate.converge import Round
 from cpcctl.migrate.machine import Action, Event, Phase, decide
 from cpcctl.migrate.options import Options
-from cpcctl.migrate.side import Side
+from cpcctl.migrate.side import Absent, Side
 from cpcctl.migrate.streams import Streams
 from cpcctl.ui import hints
 from cpcctl.ui.check import Check, refusal
+from cpcctl.vm import live
+from cpcctl.vm.ending import Ending
 
 LOOK_SECONDS = patient(0.25)
 NAP_SHORT, NAP_LONG = 0.002, 0.05
@@ -60,11 +62,15 @@ class Stop(Exception):
 
 
 class Source:
-    """One migration. `run` returns the result; `phase` says where it stood."""
+    """One migration. `run` moves the guest; `phase` says where it stood."""
 
-    def __init__(self, job: Job, side: Side, ticket: Ticket, options: Options) -> None:
+    def __init__(
+        self, job: Job, machine: Side | Absent, ticket: Ticket, options: Options
+    ) -> None:
         self.job = job
-        self.side = side
+        self.machine = machine
+        self.name = job.record.vm
+        self.here = job.record.host
         self.ticket = ticket
         self.options = options
         self.begin = time.monotonic()
@@ -87,11 +93,40 @@ class Source:
         self.downtime: float | None = None
         self.total: float | None = None
         self.suite = 0
-        self.parallel = parallel.Parallel(0, "")
-        self.chosen = suites.Choice(0, "")
+        self.parallel = parallel.Parallel(0, "unknown")
+        self.chosen = suites.Choice(0, "unknown")
+
+    @property
+    def side(self) -> Side:
+        """The machine. :raise CpcError: (5) it cannot be had."""
+        if isinstance(self.machine, Absent):
+            raise CpcError(
+                f"QEMU of VM {self.name} on {self.here} cannot be asked",
+                exit_code=ExitCode.UNPROVEN,
+                host=self.here,
+                cause=self.machine.trouble.cause or self.machine.trouble.message,
+            )
+        return self.machine
+
+    @property
+    def gone(self) -> bool:
+        """Whether it is proven that QEMU here is gone."""
+        if isinstance(self.machine, Absent):
+            return self.machine.gone
+        return not self.machine.vm.alive
+
+    @property
+    def paths(self) -> VmPaths:
+        """The VM's files here."""
+        return self.machine.paths if isinstance(self.machine, Absent) else self.machine.vm.paths
+
+    @property
+    def ending(self) -> Ending:
+        """Why QEMU here went, when it is gone."""
+        return live.ended(self.paths.log)
 
     def run(self) -> None:
-        """Move the guest. Raises what went wrong, see trouble.classify."""
+        """Move the guest. Raises what went wrong, see recovery.rollback.classify."""
         self.enter(Phase.PREFLIGHT)
         self.connect()
         self.preflight()
@@ -157,7 +192,7 @@ class Source:
                 hint=hints.unreachable(error, self.ticket.host, self.ticket.port),
             ) from error
         self.client = rpc.Client(link, self.ticket.address, self.options.peer_timeout)
-        hello = messages.Hello(self.side.vm.host, messages.PROTOCOL)
+        hello = messages.Hello(self.here, messages.PROTOCOL)
         self.host = self.ask(hello).host
 
     def preflight(self) -> None:
@@ -402,40 +437,6 @@ class Source:
         session.finish(self.side.main, answer.token)
         self.phase = Phase.FINISHED
 
-    def result(self) -> dict[str, object]:
-        """What `migrate` reports when it went well.
-
-        downtime_seconds counts from the freeze or, when --on-timeout pause
-        stopped the guest before, from there; paused_seconds is that part of it.
-        """
-        moved = self.streams.bytes_moved if self.streams else 0
-        last = time.monotonic() - self.entered  # of the phase that ends with this
-        paused = 0.0 if self.paused_at is None else self.frozen_at - self.paused_at
-        return {
-            "vm": self.side.vm.name,
-            "source": self.side.vm.host,
-            "destination": self.host,
-            "phases": [
-                {
-                    "name": entry["name"],
-                    "seconds": _rounded(last if entry["seconds"] is None else entry["seconds"]),
-                }
-                for entry in self.job.record.phases
-            ],
-            "rounds": [asdict(entry) for entry in self.rounds],
-            "streams": self.streams.count if self.streams else 0,
-            "stream_bytes": [p.bytes_moved for p in self.streams.pumps] if self.streams else [],
-            "streams_why": self.parallel.why,
-            "total_seconds": _rounded(self.total),
-            "downtime_seconds": _rounded(self.downtime),
-            "paused_seconds": _rounded(paused),
-            "bytes_sent": moved + self.device_bytes,
-            "suite": SUITE_NAMES.get(self.suite, "unknown"),
-            "suite_why": self.chosen.why,
-            "peer_attested": False,
-            "protection": self.job.record.data.get("protection", ""),
-        }
-
     def ask(self, request: Request[R]) -> R:
         """Ask the destination. Raises as rpc.Client.ask."""
         if self.client is None:
@@ -454,12 +455,9 @@ class Source:
             self.streams.stop()
         if self.client is not None:
             self.client.close()
-        self.side.close()
+        if isinstance(self.machine, Side):
+            self.machine.close()
 
 
 def _text(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)

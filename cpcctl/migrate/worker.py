@@ -17,9 +17,11 @@ from cpcctl.host.state import Folders
 from cpcctl.jobs.store import Job, JobStore
 from cpcctl.link import rpc
 from cpcctl.link import ticket as tickets
-from cpcctl.migrate import messages, trouble
+from cpcctl.migrate import messages, report
 from cpcctl.migrate.machine import Phase
 from cpcctl.migrate.options import Options
+from cpcctl.migrate.recovery import rollback
+from cpcctl.migrate.recovery.outcome import MOVED, Outcome
 from cpcctl.migrate.side import Side
 from cpcctl.migrate.source import Source
 from cpcctl.vm import lifecycle
@@ -42,10 +44,7 @@ def run(settings: Settings, job: Job) -> ExitCode:
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: source.cancel.set())
     try:
-        failure = drive(source)
-        if failure is not None:
-            return end(job, failure)
-        return depart(settings, job, source)
+        return close_job(settings, source, drive(source))
     finally:
         source.close()
 
@@ -57,22 +56,24 @@ def make_source(settings: Settings, job: Job) -> Source:
     return Source(job, side, tickets.parse(data["ticket"]), Options.read(data["options"]))
 
 
-def drive(source: Source) -> CpcError | None:
-    """Run it; on trouble bring the guest to one side. None when it moved."""
+def drive(source: Source) -> Outcome:
+    """Run it; on trouble bring the guest to one side."""
     try:
         source.run()
-        return None
+        return MOVED
     except Exception as error:  # noqa: BLE001 - every way out must leave the guest in one place
-        return trouble.handle(source, error)
+        return rollback.handle(source, error)
 
 
-def depart(settings: Settings, job: Job, source: Source) -> ExitCode:
-    """End a job whose guest runs on the destination."""
+def close_job(settings: Settings, source: Source, outcome: Outcome) -> ExitCode:
+    """End a job; what is left here of a guest that moved is removed."""
+    if outcome.error is not None:
+        return end(source.job, outcome.error)
     try:
         leave(settings, source)
     except CpcError as error:
-        return end(job, error)
-    arrived(job, source)
+        return end(source.job, error)
+    arrived(source.job, source)
     return ExitCode.OK
 
 
@@ -88,34 +89,33 @@ def leave(settings: Settings, source: Source) -> None:
         source.ask(messages.Done())
     if source.streams is not None:
         source.streams.stop()
-    source.side.close()
-    lifecycle.discard(settings, source.side.vm.name)
+    source.close()
+    lifecycle.discard(settings, source.name)
 
 
 def _check_frozen(source: Source) -> None:
     """A guest that was given away is frozen for ever; whatever else runs is not ended."""
-    vm = source.side.vm
     try:
-        if not vm.alive or source.side.info()["frozen"]:
+        if source.gone or source.side.info()["frozen"]:
             return
         cause = "QEMU is not frozen, as it must be when the guest was given away"
     except CpcError as error:
-        if not vm.alive:
+        if source.gone:
             return
         cause = error.cause or error.message
     raise CpcError(
-        f"VM {vm.name} was not removed from {vm.host}: that it moved is not proven",
+        f"VM {source.name} was not removed from {source.here}: that it moved is not proven",
         exit_code=ExitCode.UNPROVEN,
-        host=vm.host,
+        host=source.here,
         cause=cause,
-        hint=f"cpcctl vm status {vm.name}, on both hosts",
+        hint=f"cpcctl vm status {source.name}, on both hosts",
     )
 
 
 def arrived(job: Job, source: Source) -> None:
     """Write the last words of a job that moved its VM."""
     job.record.data.pop("ticket", None)
-    job.finish("done", result=source.result())
+    job.finish("done", result=report.result(source))
 
 
 def end(job: Job, error: CpcError) -> ExitCode:

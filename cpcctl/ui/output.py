@@ -17,9 +17,12 @@ class Output:
     """Where a verb puts its result and its remarks."""
 
     def __init__(
-        self, fmt: str, stdout: TextIO | None = None, stderr: TextIO | None = None
-    ) -> None:
+        self, fmt: str, stdout: TextIO | None = None, stderr: TextIO | None = None,
+        *, acts: bool = False,
+    ) -> None:  # fmt: skip
+        """acts: the verb has done something to a VM by the time it has a result."""
         self.format = fmt
+        self._acts = acts
         self.stdout = stdout or sys.stdout
         self.stderr = stderr or sys.stderr
 
@@ -30,10 +33,14 @@ class Output:
             return
         try:
             print(shown, file=self.stdout, flush=True)
-        except BrokenPipeError:
-            raise
         except OSError as error:
-            raise unwritable(error) from error
+            # What was done was done; who asks again is told as well.
+            if self._acts:
+                self.note(f"the result was not written: {reason(error)}")
+            elif isinstance(error, BrokenPipeError):
+                raise
+            else:
+                raise unwritable(error) from error
 
     def note(self, text: str) -> None:
         """A remark for people, on stderr."""

@@ -6,9 +6,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol, TextIO
+from typing import Protocol, TextIO, cast
 
 from cpcctl.ui.output import say, size
+from cpcctl.ui.streams import Quiet
 
 PLAIN_EVERY = 1.0
 
@@ -78,7 +79,7 @@ class BarProgress:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
-        console = Console(file=stream, force_terminal=True, no_color=not color)
+        console = Console(file=cast(TextIO, Quiet(stream)), force_terminal=True, no_color=not color)
         self._bar = RichProgress(
             TextColumn("{task.description:<12}"),
             # Short, so that 80 columns hold the words beside it.

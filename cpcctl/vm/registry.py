@@ -162,6 +162,15 @@ def recorded(settings: Settings, name: str, paths: VmPaths) -> Vm | None:
     return Vm(name, specs.load(paths.definition), paths, process, argv, settings.host)
 
 
+def gone(settings: Settings, name: str) -> bool:
+    """Whether it is proven that no QEMU of that name lives here."""
+    try:
+        vm = recorded(settings, name, Folders.of(settings).vm(name))
+        return vm is None or not vm.alive
+    except CpcError:
+        return False
+
+
 def held(name: str, paths: VmPaths) -> bool | None:
     """As life.held(). Raises CpcError (5) when it cannot be told."""
     try:

@@ -123,7 +123,7 @@ def _run(wanted: dict[str, Any]) -> None:
 def _serve(path: str) -> None:
     # All that the commands load later, each of them, if not here.
     import cpcctl.migrate.receiving
-    import cpcctl.migrate.recover
+    import cpcctl.migrate.recovery.orphaned
     import cpcctl.migrate.worker  # noqa: F401
 
     loop = selectors.DefaultSelector()

@@ -35,7 +35,7 @@ def test_nothing_steers_the_terminal() -> None:
 def test_exit_codes_are_the_documented_ones() -> None:
     assert {code.name: int(code) for code in ExitCode} == {
         "OK": 0, "FAILED": 1, "USAGE": 2, "REFUSED": 3, "UNREACHABLE": 4, "UNPROVEN": 5,
-        "TIMED_OUT": 6, "LOST": 7, "DEFECT": 70, "BUSY": 75, "HUNG_UP": 129,
+        "TIMED_OUT": 6, "LOST": 7, "ENDED": 8, "DEFECT": 70, "BUSY": 75, "HUNG_UP": 129,
         "INTERRUPTED": 130, "TERMINATED": 143,
     }
 

@@ -50,6 +50,7 @@ def test_preflight_changes_nothing(event: Event) -> None:
         Event.STALLED: ExitCode.TIMED_OUT,
         Event.PEER_LOST: ExitCode.UNREACHABLE,
         Event.QEMU_DEAD: ExitCode.UNREACHABLE,
+        Event.GUEST_ENDED: ExitCode.ENDED,
     }
     assert plan.exit_code is expected.get(event, ExitCode.FAILED)
 

@@ -15,10 +15,10 @@ import pytest
 from cpcctl.errors import ExitCode
 from cpcctl.jobs.store import Job, JobStore
 from cpcctl.link.ticket import Ticket
-from cpcctl.migrate import trouble
 from cpcctl.migrate.converge import Round
 from cpcctl.migrate.machine import Event, Phase, decide
 from cpcctl.migrate.options import Options
+from cpcctl.migrate.recovery import rollback
 from cpcctl.migrate.source import STALL_SECONDS, Source, Stop
 
 ROUND_SECONDS = 7.0
@@ -65,7 +65,7 @@ def test_it_ends_by_itself_and_says_why(tmp_path: Path, monkeypatch: pytest.Monk
     progress = source.job.record.progress
     assert progress["dirty_bytes_per_second"] == progress["copy_bytes_per_second"] > 200e6
     assert "the guest writes 223 MiB/s, 223 are copied" in note(source.job)
-    error = trouble._cause(stop.value, source)
+    error = rollback._cause(stop.value, source, stop.value.event)
     assert error.message == "the migration made no progress in phase copy"
     assert error.cause == note(source.job)
     assert "--on-timeout pause" in str(error.hint) and "--timeout" in str(error.hint)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,7 +34,7 @@ class Machine:
         self.asked: list[str] = []
         self.streams = None
         self.side = self
-        self.vm = SimpleNamespace(name="t", host="host-a", alive=state != "dead")
+        self.name, self.here, self.gone = "t", "host-a", state == "dead"
 
     def info(self) -> dict[str, bool]:
         if self.state == "hangs":

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shells that a `receive` left behind when it was killed.
+"""Incoming VMs that a `receive` left behind when it was killed.
 
-A shell may be removed only when it is proven that its guest never ran here:
-QEMU was launched as incoming, is frozen, and its firmware signs ABORT, after
-which it can never run. The token is kept in the job that launched it, because
+One may be removed only when it is proven that its guest never ran here: its QEMU is
+proven gone; or it was launched as incoming, is frozen, and its firmware signs ABORT,
+after which it can never run. The token is kept in the job that launched it, because
 a source that has committed needs it to resume.
 """
 
@@ -17,7 +17,7 @@ from cpcctl.errors import CpcError
 from cpcctl.host.state import Folders
 from cpcctl.jobs.store import INTERRUPTED, JobStore, Record
 from cpcctl.migrate.side import Side
-from cpcctl.vm import lifecycle
+from cpcctl.vm import lifecycle, registry
 
 
 def owner(settings: Settings, name: str) -> Record | None:
@@ -30,14 +30,12 @@ def owner(settings: Settings, name: str) -> Record | None:
 
 
 def removable(settings: Settings, name: str) -> bool:
-    """Whether remove() would be allowed to remove it. Changes nothing."""
+    """Whether remove() would remove it. Changes nothing."""
     if owner(settings, name) is None:
         return False
-    try:
-        vm = lifecycle.attach(settings, name)
-    except CpcError:
-        return True
-    side = Side.attach(vm)
+    side = _attach(settings, name)
+    if side is None:
+        return registry.gone(settings, name)
     try:
         return _never_ran(side)
     finally:
@@ -45,17 +43,15 @@ def removable(settings: Settings, name: str) -> bool:
 
 
 def remove(settings: Settings, name: str) -> None:
-    """Give a leftover up and remove it; nothing of that name is fine too."""
+    """Give a stale one up and remove it; nothing of that name is fine too."""
     record = owner(settings, name)
     if record is None:
         return
     store = JobStore(Folders.of(settings).jobs)
-    try:
-        vm = lifecycle.attach(settings, name)
-    except CpcError:
-        token = b""
-    else:
-        side = Side.attach(vm)
+    side, token = _attach(settings, name), b""
+    if side is None and not registry.gone(settings, name):
+        return
+    if side is not None:
         try:
             if not _never_ran(side):
                 return
@@ -68,6 +64,14 @@ def remove(settings: Settings, name: str) -> None:
     error = CpcError("its controller died before the guest ran here", host=settings.host)
     store.adopt(record).finish("failed", error=error)
     lifecycle.discard(settings, name)
+
+
+def _attach(settings: Settings, name: str) -> Side | None:
+    """None when it cannot be asked, which proves nothing."""
+    try:
+        return Side.attach(registry.attach(settings, name))
+    except CpcError:
+        return None
 
 
 def _never_ran(side: Side) -> bool:

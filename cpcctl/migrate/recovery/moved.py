@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VMs that left this host: the record of jobs knows where they went.
+
+A second copy, started here from its definition, would run beside the first one, and
+without its disk.
+"""
+
+from __future__ import annotations
+
+from cpcctl.config.settings import Settings
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.host.state import Folders
+from cpcctl.jobs.store import JobStore, Record
+from cpcctl.migrate.recovery import orphaned
+from cpcctl.vm import registry
+
+# In a job's data: the VM was started here again, by somebody who knows.
+STARTED_AGAIN = "started_again"
+
+
+def last(settings: Settings, name: str) -> Record | None:
+    """The job that moved the VM away, when that was the last thing that moved it."""
+    jobs = [
+        record
+        for record in JobStore(Folders.of(settings).jobs).list(name)
+        if record.kind in ("migrate", "receive") and record.state == "done"
+    ]
+    newest = max(jobs, key=lambda record: record.finished or "", default=None)
+    if newest is None or newest.kind != "migrate" or newest.data.get(STARTED_AGAIN):
+        return None
+    return newest
+
+
+def refuse_moved(settings: Settings, name: str, file: str) -> None:
+    """:raise CpcError: (3) the VM moved to another host; (75) a job is not settled.
+
+    file: its definition, for the hint
+    """
+    if not registry.gone(settings, name):
+        return  # it runs here, or start itself says what is wrong
+    orphaned.refuse_orphan(settings, name)
+    record = last(settings, name)
+    if record is None:
+        return
+    where = str(record.result.get("destination", "another host"))
+    raise CpcError(
+        f"VM {name} moved to {where}; a second copy of it would start here",
+        exit_code=ExitCode.REFUSED,
+        host=settings.host,
+        cause=f"job {record.id} moved it at {record.finished}",
+        hint=f"cpcctl vm status {name}, on {where}\n"
+        f"cpcctl vm start --force {file}, if it is gone there",
+    )
+
+
+def note_started(settings: Settings, name: str) -> None:
+    """It was started here in spite of that, so it is here again."""
+    record = last(settings, name)
+    if record is not None:
+        record.data[STARTED_AGAIN] = True
+        JobStore(Folders.of(settings).jobs).save(record, use_reserve=False)

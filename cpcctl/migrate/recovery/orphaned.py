@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Migrations that lost their controller: find them, bring their guest to one side.
+
+What the job file says last and both firmwares decide. A machine that cannot be asked
+and is not proven gone leaves the place open: then nothing is touched (exit 5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from cpcctl.config.settings import Settings
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.host.state import Folders, VmLock
+from cpcctl.jobs.store import INTERRUPTED, Job, JobStore, Record
+from cpcctl.link import rpc
+from cpcctl.link import ticket as tickets
+from cpcctl.migrate import worker
+from cpcctl.migrate.machine import DestinationFact, Phase, SourceFact
+from cpcctl.migrate.machine import settle as decide
+from cpcctl.migrate.options import Options
+from cpcctl.migrate.recovery import outcome, rollback, settle
+from cpcctl.migrate.recovery.outcome import Outcome, Place
+from cpcctl.migrate.side import Absent, Side
+from cpcctl.migrate.source import Source
+from cpcctl.vm import live, registry
+
+
+def orphan(settings: Settings, name: str) -> Record | None:
+    """The newest job of a VM whose controller died or whose end is not proven."""
+    for record in reversed(JobStore(Folders.of(settings).jobs).list(name)):
+        if record.kind == "migrate":
+            unsettled = record.seen_state == INTERRUPTED or record.state == "unproven"
+            return record if unsettled else None
+    return None
+
+
+def refuse_orphan(settings: Settings, name: str) -> None:
+    """:raise CpcError: (75) a job of this VM must be settled first."""
+    record = orphan(settings, name)
+    if record is not None:
+        raise CpcError(
+            f"job {record.id} of VM {name} has not been settled",
+            exit_code=ExitCode.BUSY,
+            host=settings.host,
+            cause=f"it stopped in phase {record.phase}",
+            hint=f"cpcctl job resume {record.id}",
+        )
+
+
+def recover(settings: Settings, job_id: str) -> Record:
+    """Undo a migration that has not committed, finish one that has.
+
+    Returns the job as it ended. :raise CpcError: (75) somebody is at it,
+    (2) it is not a job that can be resumed.
+    """
+    store = JobStore(Folders.of(settings).jobs)
+    record = store.load(job_id)
+    if record.kind != "migrate":
+        raise CpcError(f"job {job_id} is no migration", exit_code=ExitCode.USAGE)
+    with VmLock.take(Folders.of(settings), record.vm, f"job resume {job_id}"):
+        record = store.load(job_id)
+        if record.seen_state != INTERRUPTED and record.state != "unproven":
+            return record
+        was = record.phase
+        job = store.adopt(record)
+        record.error = None
+        record.exit_code = None
+        cause = CpcError(f"the controller of job {job_id} died in phase {was}", host=settings.host)
+        source = adopt(settings, job)
+        try:
+            source.phase = Phase[was.upper()] if was.upper() in Phase.__members__ else Phase.COPY
+            worker.close_job(settings, source, _settle(source, cause))
+        finally:
+            source.close()
+    return store.load(job_id)
+
+
+def adopt(settings: Settings, job: Job) -> Source:
+    """As worker.make_source, also when its machine cannot be had."""
+    record = job.record
+    machine: Side | Absent
+    try:
+        machine = Side.attach(registry.attach(settings, record.vm))
+    except CpcError as error:
+        paths = Folders.of(settings).vm(record.vm)
+        machine = Absent(paths, registry.gone(settings, record.vm), error)
+    ticket, options = tickets.parse(record.data["ticket"]), Options.read(record.data["options"])
+    return Source(job, machine, ticket, options)
+
+
+def _settle(source: Source, cause: CpcError) -> Outcome:
+    ours = settle.ask_source(source)
+    if isinstance(source.machine, Absent) and not source.gone:
+        return _cannot_be_asked(source, source.machine)
+    if ours not in (SourceFact.HOLDS, SourceFact.RELEASED, SourceFact.DEAD):
+        return settle.settle_now(source, cause)
+    if ours is SourceFact.DEAD and "prepared" in source.job.record.data:
+        return settle.settle_now(source, cause)
+    # It was never given away. The destination is told if it can be reached; else its grace
+    # ends it.
+    with contextlib.suppress(CpcError, rpc.LinkLost, OSError):
+        source.connect()
+    if ours is SourceFact.DEAD:
+        return _never_given_away(source, cause)
+    step = decide(ours, DestinationFact.UNREACHABLE, commit_token=False)
+    try:
+        return settle.take(source, step, b"", DestinationFact.UNREACHABLE, cause)
+    except (CpcError, OSError) as trouble:
+        return outcome.unproven(cause, source.name, source.job.id, trouble)
+
+
+def _never_given_away(source: Source, cause: CpcError) -> Outcome:
+    """Its QEMU is gone, and with it the only guest, unless that has ended by itself."""
+    by_guest = source.ending.by_guest
+    settle.tell_abort(source, source.ending.words, lost=not by_guest, ended=by_guest)
+    if by_guest:
+        return rollback.ended(source)
+    cause.message += f"; {source.ending.words}"
+    cause.cause = live.log_tail(source.paths.log)
+    return outcome.lost(cause, source.name)
+
+
+def _cannot_be_asked(source: Source, machine: Absent) -> Outcome:
+    """Neither attached nor gone: whatever the destination says, nothing here is touched."""
+    fact, _ = settle.ask_destination(source)
+    words = machine.trouble.cause or machine.trouble.message
+    error = CpcError(
+        f"QEMU of VM {source.name} on {source.here} cannot be asked, and is not proven gone",
+        exit_code=ExitCode.UNPROVEN,
+        host=source.here,
+        cause=f"{words}\nthe destination {fact.value}",
+        hint=f"cpcctl vm status {source.name}\ncpcctl job resume {source.job.id}, after that",
+    )
+    return Outcome(Place.UNKNOWN, error)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a migration ended: where the guest is, and the error that says so. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from cpcctl.errors import RESTORE, CpcError, ExitCode
+from cpcctl.migrate.machine import Phase
+
+# For sentences such as "the guest shut down during the copy".
+WHEN = {
+    Phase.PREFLIGHT: "before the copy",
+    Phase.HANDSHAKE: "before the copy",
+    Phase.COPY: "during the copy",
+    Phase.COMMIT: "after the commit",
+    Phase.RUN: "after the commit",
+}
+
+
+class Place(Enum):
+    """Where the guest is."""
+
+    SOURCE = "runs on the source"
+    DESTINATION = "runs on the destination"
+    STOPPED = "ended by itself, and is stopped on the source"
+    LOST = "is lost"
+    UNKNOWN = "is nowhere proven to be"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """error: None when the guest moved, else its exit code says where the guest is."""
+
+    place: Place
+    error: CpcError | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.error is None) == (self.place is Place.DESTINATION)
+
+
+MOVED = Outcome(Place.DESTINATION)
+
+
+def stays(cause: CpcError, name: str, host: str, code: ExitCode = ExitCode.FAILED) -> Outcome:
+    """It is confirmed on the source."""
+    cause.exit_code = code
+    cause.message += f"; VM {name} runs on {host}"
+    return Outcome(Place.SOURCE, cause)
+
+
+def lost(cause: CpcError, name: str, *, by_word_of: str | None = None) -> Outcome:
+    """Nothing can bring it back. by_word_of: the host that alone says so."""
+    cause.exit_code = ExitCode.LOST
+    word = "" if by_word_of is None else f" by the word of {by_word_of}"
+    cause.message += f"; VM {name} is lost{word}"
+    cause.hint = RESTORE
+    return Outcome(Place.LOST, cause)
+
+
+def stopped(words: str, phase: Phase, name: str, host: str, definition: str) -> Outcome:
+    """The guest ended itself before it was given away. words: how."""
+    when = WHEN.get(phase, "during the switchover")
+    return Outcome(
+        Place.STOPPED,
+        CpcError(
+            f"{words} {when}; VM {name} is stopped on {host}",
+            exit_code=ExitCode.ENDED,
+            host=host,
+            hint=f"cpcctl vm start {definition}",
+        ),
+    )
+
+
+def unproven(cause: CpcError, name: str, job: str, trouble: Exception | None) -> Outcome:
+    """Nobody can say where it is. trouble: what went wrong while that was asked."""
+    words = [cause.cause or cause.message]
+    if trouble is not None:
+        words.append(f"then: {said(trouble)}")
+    return Outcome(
+        Place.UNKNOWN,
+        CpcError(
+            f"{cause.message}; where VM {name} is has not been proven",
+            exit_code=ExitCode.UNPROVEN,
+            host=cause.host,
+            cause="\n".join(words),
+            hint=f"cpcctl vm status {name}, on both hosts\n"
+            f"cpcctl job resume {job}, when both hosts can be reached",
+        ),
+    )
+
+
+def said(error: Exception) -> str:
+    """An error in one line, its cause with it."""
+    if isinstance(error, CpcError):
+        return f"{error.message}: {error.cause}" if error.cause else error.message
+    return str(error)

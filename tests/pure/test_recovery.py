@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The room for recovery, where no firmware is needed: processes in place of QEMU."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cpcctl import __main__ as entry
+from cpcctl.config.load import load
+from cpcctl.config.settings import Settings
+from cpcctl.errors import CpcError, ExitCode
+from cpcctl.host import life
+from cpcctl.host.folders import make_folder
+from cpcctl.host.state import Folders
+from cpcctl.jobs.store import JobStore, Record
+from cpcctl.link import tls
+from cpcctl.link.ticket import Ticket
+from cpcctl.migrate import receiving
+from cpcctl.migrate.machine import Event, Phase, decide
+from cpcctl.migrate.options import Options
+from cpcctl.migrate.recovery import moved, orphaned, outcome, settle, stale
+from cpcctl.migrate.recovery.outcome import Outcome, Place
+from cpcctl.qemu import watcher
+from cpcctl.ui.context import Context
+from cpcctl.ui.output import Output
+from cpcctl.vm import lifecycle, spec
+
+# Port 9 of loopback: nothing listens there.
+NOWHERE = Ticket("127.0.0.1", 9, bytes(32), bytes(32))
+LIVES = "exec sleep 1000"
+SHUT_DOWN = "echo qemu_system_shutdown_request reason=6"
+PANICKED = "echo qemu_system_shutdown_request reason=8"
+KILLED = "kill -9 $$"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    for name in ("STATE_DIR", "RUN_DIR"):
+        folder = tmp_path / name
+        folder.mkdir(0o700)
+        monkeypatch.setenv(f"CPCCTL_{name}", str(folder))
+    monkeypatch.setenv("CPCCTL_HOST", "host-a")
+    return load({})
+
+
+@pytest.fixture
+def children() -> Iterator[list[watcher.Child]]:
+    started: list[watcher.Child] = []
+    yield started
+    for child in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.qemu.pid, signal.SIGKILL)
+        child.shell.wait(10)
+
+
+@pytest.fixture
+def qemu(settings: Settings, children: list[watcher.Child]) -> Any:
+    def start(script: str) -> watcher.Child:
+        """VM t, whose QEMU is this script. It has no QMP socket: it cannot be asked."""
+        paths = Folders.of(settings).vm("t")
+        paths.state.mkdir(parents=True)
+        paths.run.mkdir(parents=True)
+        paths.definition.write_text(spec.dump(spec.read({"name": "t", "memory": "64M"})))
+        program = settings.state_dir / "qemu"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o700)
+        with life.lock(paths.life) as fd:
+            child = watcher.start([str(program)], paths.log, (fd,))
+        document = {"pid": child.qemu.pid, "started": child.qemu.started, "argv": ["qemu"]}
+        paths.process.write_text(json.dumps(document))
+        if script != LIVES:
+            child.shell.wait(10)
+        children.append(child)
+        return child
+
+    return start
+
+
+def interrupted(settings: Settings, kind: str, phase: str, **data: Any) -> Record:
+    """A job whose controller died."""
+    job = JobStore(Folders.of(settings).jobs).create(kind, "t", "host-a", **data)
+    job.phase(phase)
+    job.record.pid, job.record.pid_started = 1, 1
+    job.save()
+    return job.record
+
+
+def migration(settings: Settings, phase: str, **data: Any) -> Record:
+    options = Options(peer_timeout=0.2).document()
+    return interrupted(
+        settings, "migrate", phase, ticket=NOWHERE.text(), options=options, **data
+    )
+
+
+@pytest.mark.parametrize("phase", ["copy", "commit"])
+def test_a_qemu_that_cannot_be_asked_is_not_dead(
+    settings: Settings, qemu: Any, phase: str
+) -> None:
+    """Its socket is busy, say: the place is not proven, and nothing of the VM is touched."""
+    child = qemu(LIVES)
+    record = orphaned.recover(settings, migration(settings, phase, prepared="AA==").id)
+    assert (record.state, record.exit_code) == ("unproven", ExitCode.UNPROVEN)
+    assert record.error is not None and "is not proven gone" in record.error["message"]
+    paths = Folders.of(settings).vm("t")
+    assert paths.definition.exists() and paths.process.exists()
+    assert child.shell.poll() is None
+    # The same without its process file, which proves nothing.
+    paths.process.unlink()
+    record = orphaned.recover(settings, record.id)
+    assert record.exit_code == ExitCode.UNPROVEN
+    assert paths.definition.exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "words"),
+    [
+        (SHUT_DOWN, ExitCode.ENDED,
+         "the guest shut down during the copy; VM t is stopped on host-a"),
+        (PANICKED, ExitCode.ENDED,
+         "the guest panicked during the copy; VM t is stopped on host-a"),
+        (KILLED, ExitCode.LOST,
+         "died in phase copy; QEMU was killed (SIGKILL); VM t is lost"),
+    ],
+)
+def test_why_qemu_went_decides(
+    settings: Settings, qemu: Any, script: str, code: ExitCode, words: str
+) -> None:
+    qemu(script)
+    record = orphaned.recover(settings, migration(settings, "copy").id)
+    assert record.exit_code == code
+    assert record.error is not None
+    assert record.error["message"].endswith(words)
+    paths = Folders.of(settings).vm("t")
+    if code is ExitCode.ENDED:
+        assert record.error["hint"] == f"cpcctl vm start {paths.definition}"
+    assert paths.definition.exists(), "a VM that is stopped can be started"
+
+
+def test_after_the_commit_only_the_destination_can_say(
+    settings: Settings, qemu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "RECONNECT_SECONDS", 0.2)
+    qemu(KILLED)
+    record = orphaned.recover(settings, migration(settings, "commit", prepared="AA==").id)
+    assert record.exit_code == ExitCode.UNPROVEN
+    assert record.error is not None and "has not been proven" in record.error["message"]
+    assert Folders.of(settings).vm("t").definition.exists()
+
+
+# ---- the destination ------------------------------------------------------------
+
+
+def test_a_receive_that_cannot_ask_its_qemu_proves_nothing(
+    settings: Settings, qemu: Any
+) -> None:
+    child = qemu(LIVES)
+    wishes = receiving.Wishes("127.0.0.1", 0, None, {}, None, 0.1, 0.2)
+    record = interrupted(settings, "receive", "receive", launched="t")
+    job = JobStore(Folders.of(settings).jobs).adopt(record)
+    tls.make_identity(make_folder(Folders.of(settings).jobs / f"{job.id}.link"), "a" * 32)
+    job.record.data.update(wishes=asdict(wishes), secret="AAAA")
+    context = Context(settings, Output("text", io.StringIO(), io.StringIO()))
+    with pytest.raises(CpcError, match="is not proven gone") as caught:
+        receiving.resume(context, job)
+    assert caught.value.exit_code is ExitCode.UNPROVEN
+    assert JobStore(Folders.of(settings).jobs).load(job.id).state == "unproven"
+    assert Folders.of(settings).vm("t").definition.exists()
+    assert child.shell.poll() is None
+
+
+@pytest.mark.parametrize(("script", "removed"), [(LIVES, False), (KILLED, True)])
+def test_what_a_receive_left_is_removed_by_proof_only(
+    settings: Settings, qemu: Any, script: str, removed: bool
+) -> None:
+    qemu(script)
+    interrupted(settings, "receive", "receive", launched="t")
+    assert stale.removable(settings, "t") is removed
+    stale.remove(settings, "t")
+    assert Folders.of(settings).vm("t").definition.exists() is not removed
+
+
+# ---- outcomes ---------------------------------------------------------------------
+
+
+def test_lost_by_whose_word() -> None:
+    found = outcome.lost(CpcError("it failed"), "t", by_word_of="host-b")
+    assert found.place is Place.LOST and found.error is not None
+    assert found.error.message == "it failed; VM t is lost by the word of host-b"
+    found = outcome.lost(CpcError("it failed"), "t")
+    assert found.error is not None and found.error.message == "it failed; VM t is lost"
+
+
+def test_an_outcome_has_an_error_unless_the_guest_moved() -> None:
+    with pytest.raises(AssertionError):
+        Outcome(Place.DESTINATION, CpcError("x"))
+    with pytest.raises(AssertionError):
+        Outcome(Place.SOURCE)
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_a_guest_that_ended_is_not_lost_in_any_phase(phase: Phase) -> None:
+    plan = decide(phase, Event.GUEST_ENDED)
+    if phase < Phase.COMMIT:
+        assert plan.exit_code is ExitCode.ENDED
+    else:
+        assert plan.exit_code is None
+    for place in (Phase.PREFLIGHT, Phase.COPY, Phase.STATE):
+        found = outcome.stopped("the guest shut down", place, "t", "host-a", "/vm.yaml")
+        assert found.error is not None and found.error.exit_code == 8
+        assert found.error.hint == "cpcctl vm start /vm.yaml"
+
+
+# ---- a VM that moved ----------------------------------------------------------------
+
+
+def done(settings: Settings, kind: str, **result: Any) -> Record:
+    job = JobStore(Folders.of(settings).jobs).create(kind, "t", "host-a")
+    job.finish("done", result=result)
+    return job.record
+
+
+@pytest.fixture
+def definition(tmp_path: Path) -> Path:
+    path = tmp_path / "t.yaml"
+    path.write_text("name: t\nmemory: 64M\n")
+    return path
+
+
+def start(definition: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
+    code = entry.main(["vm", "start", str(definition), *flags])
+    return code, capsys.readouterr().err
+
+
+def test_a_vm_that_moved_is_not_started_here_again(
+    settings: Settings, definition: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun: list[str] = []
+
+    def begin(_: Any, wanted: Any, **__: Any) -> None:
+        begun.append(wanted.name)
+        raise CpcError("no QEMU here", exit_code=ExitCode.UNREACHABLE)
+
+    monkeypatch.setattr(lifecycle, "start", begin)
+    assert start(definition, capsys)[0] == 4
+    done(settings, "migrate", destination="host-b")
+    code, said = start(definition, capsys)
+    assert code == 3 and "VM t moved to host-b" in said
+    assert "cpcctl vm status t, on host-b" in said and f"--force {definition}" in said
+    assert start(definition, capsys, "--force")[0] == 4
+    moved.note_started(settings, "t")
+    assert start(definition, capsys)[0] == 4, "it was started here by somebody who knows"
+    done(settings, "migrate", destination="host-c")
+    assert "moved to host-c" in start(definition, capsys)[1]
+    done(settings, "receive", vm="t")
+    assert start(definition, capsys)[0] == 4, "it came back"
+    assert begun == ["t"] * 4
+
+
+def test_a_vm_whose_job_is_not_settled_is_not_started(
+    settings: Settings, definition: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = migration(settings, "commit", prepared="AA==")
+    code, said = start(definition, capsys)
+    assert code == 75 and f"cpcctl job resume {record.id}" in said
