@@ -149,6 +149,25 @@ class Qmp:
                 f"QEMU of {self.label} died during {command}", _words(error), self.host
             ) from error
 
+    def hand_over(self, name: str, fd: int) -> None:
+        """Give QEMU a copy of a descriptor, under a name for the next command.
+
+        Raises QmpError, QmpGone.
+        """
+
+        async def send() -> None:
+            self._client.send_fd_scm(fd)
+            await self._client.execute("getfd", {"fdname": name})
+
+        try:
+            self._run(send(), COMMAND_SECONDS)
+        except ExecuteError as error:
+            raise QmpError("getfd", error.error_class, str(error), self.host) from error
+        except (TimeoutError, QMPError, OSError, EOFError) as error:
+            raise QmpGone(
+                f"QEMU of {self.label} died during getfd", _words(error), self.host
+            ) from error
+
     def execute_raw(
         self, command: str, arguments: dict[str, Any], timeout: float = COMMAND_SECONDS
     ) -> Any:

@@ -312,7 +312,7 @@ class Destination:
         side, streams = self._side(), self._streams()
         streams.wait(self._recvs, self._check_alive, COMPLETE_LOOK)  # type: ignore[arg-type]
         hold.at("there-received")
-        side.load_devices(request.devices)
+        side.load_devices(request.devices, request.digest.hex())
         side.disks(True)
         self.prepared = True
         return messages.Prepared(session.prepare(side.main))

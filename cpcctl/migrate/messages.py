@@ -46,6 +46,7 @@ MAYBE_DIGEST = Data((0, 32))
 MAYBE_TOKEN = Data((0, ctypes.sizeof(abi.Token)))
 # Some kilobytes, of a guest with many devices some hundred.
 DEVICES = Attached(16 << 20)
+DIGEST = Data((32,))
 # A VM's definition, and what its host says of it: names of some hundred CPU features.
 DESCRIPTION = Document(values=4096, depth=8)
 SPEEDS = Document(values=16, depth=1)
@@ -207,9 +208,13 @@ class Prepared(Message):
 
 @dataclass(frozen=True)
 class Complete(Request[Prepared]):
-    """Take every stream to its end, then the devices, then PREPARE."""
+    """Take every stream to its end, then the devices, then PREPARE.
+
+    digest: SHA-256 of the devices, by the source's QEMU; its firmware has signed it.
+    """
 
     devices: Annotated[bytes, DEVICES]
+    digest: Annotated[bytes, DIGEST]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from cpcctl.host import suite_speed
 from cpcctl.host.firmware import Hvcpu
 from cpcctl.host.qmp import Event, Qmp
 from cpcctl.host.shm import CallError, RingFile
-from cpcctl.host.state import VmPaths, disk_error
+from cpcctl.host.state import VmPaths
 from cpcctl.link.pump import Port
 from cpcctl.migrate import checks, session
 from cpcctl.ui.check import refusal
@@ -130,26 +130,23 @@ class Side:
         """Take or drop every disk's lock. :raise QmpError: another QEMU holds one."""
         self.qmp.execute("blockdev-set-active", active=active)
 
-    def save_devices(self) -> bytes:
-        """Device state of the frozen guest."""
-        return base64.b64decode(self.qmp.execute("cpc-save-device-state")["data"])
+    def save_devices(self) -> tuple[bytes, bytes]:
+        """Device state of the frozen guest, and its SHA-256."""
+        answer = self.qmp.execute("cpc-save-device-state")
+        return base64.b64decode(answer["data"]), bytes.fromhex(answer["sha256"])
 
-    def load_devices(self, data: bytes) -> None:
-        """Load it into the frozen, incoming guest.
+    def load_devices(self, data: bytes, sha256: str) -> None:
+        """Load it into the frozen, incoming guest, if it has that digest.
 
         By way of a file: QEMU reads a QMP command byte by byte, which for this
         much is a tenth of a second of downtime.
         """
-        path = self.vm.paths.run / "device-state"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(data)
-            self.qmp.execute("cpc-load-device-state", filename=str(path))
-        except OSError as error:
-            raise disk_error(path, error) from error
-        finally:
-            path.unlink(missing_ok=True)
+        descriptor = os.memfd_create("device-state", os.MFD_CLOEXEC)
+        with open(descriptor, "wb", closefd=True) as stream:
+            stream.write(data)
+            stream.flush()
+            self.qmp.hand_over("device-state", descriptor)
+        self.qmp.execute("cpc-load-device-state", fdname="device-state", sha256=sha256)
 
     def event_time(self, name: str) -> float:
         """When QEMU emitted an event, in seconds of its host's clock."""

@@ -398,13 +398,13 @@ class Source:
         session.freeze(side.main)
         self.frozen_at = side.event_time("CPC_FROZEN")
         # Devices may touch memory while they are saved: sync after that.
-        devices = side.save_devices()
+        devices, digest = side.save_devices()
         self.device_bytes = len(devices)
         side.dirty_sync()
         self.phase = Phase.FINAL
         final = streams.submit(lambda: self.send_round(abi.SEND_FINAL))
         side.disks(False)
-        prepared = streams.submit(lambda: self.ask(messages.Complete(devices)))
+        prepared = streams.submit(lambda: self.ask(messages.Complete(devices, digest)))
         streams.wait([final], self.look, LOOK_SECONDS)
         self.phase = Phase.STATE
         session.state(side.main, streams.count, streams.cancelled.is_set)

@@ -34,6 +34,11 @@ class Descriptors:
         self._sets[fd] = what
         return f"/dev/fdset/{fd}"
 
+    def inherit(self, fd: int) -> int:
+        """The number of a descriptor that QEMU uses as it is."""
+        self._owned.add(fd)
+        return fd
+
     def plain(self, fd: int) -> str:
         """The name of a file for everything that QEMU opens itself, to read it: kernel,
         firmware.

@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,21 +39,29 @@ class Child:
     shell: subprocess.Popen[bytes]
 
 
-def start(argv: list[str], log: Path, pass_fds: Iterable[int] = ()) -> Child:
+def start(
+    argv: list[str],
+    log: Path,
+    pass_fds: Iterable[int] = (),
+    env: Mapping[str, str] | None = None,
+    limits: str = "",
+) -> Child:
     """Start QEMU in a session of its own; its output is appended to log.
 
-    It inherits pass_fds, under the same numbers. :raise OSError: it cannot be executed.
+    It inherits pass_fds, under the same numbers, and no other environment than env;
+    None: as ours. limits: shell commands that come first. :raise OSError: it cannot be executed.
     """
     _check_program(Path(argv[0]))
     with open(atomic.append(log), "ab") as output:
         shell = subprocess.Popen(
-            ["/bin/sh", "-c", SCRIPT, "cpcctl-qemu", *argv],
+            ["/bin/sh", "-c", limits + SCRIPT, "cpcctl-qemu", *argv],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=output,
             start_new_session=True,
             cwd="/",
             pass_fds=tuple(pass_fds),
+            env=env,
         )
     assert shell.stdout is not None
     with shell.stdout:

@@ -33,6 +33,7 @@ class Launch:
     ovmf:       the firmware of an SEV-SNP guest
     files:      what the definition names
     block, plain: what QEMU is told in place of a file's path, in a block node and elsewhere
+    socket:     what it is told of a socket it listens on
     """
 
     qemu: Path
@@ -45,6 +46,7 @@ class Launch:
     files: Files = field(default_factory=Files)
     block: Callable[[OpenFile], str] = attrgetter("path")
     plain: Callable[[OpenFile], str] = attrgetter("path")
+    socket: Callable[[Path], str] = lambda path: f"path={_quoted(path)}"
 
 
 def has_hvcpus(spec: VmSpec) -> bool:
@@ -178,15 +180,15 @@ def _cpc(spec: VmSpec, launch: Launch) -> list[str]:
 def _control(spec: VmSpec, launch: Launch) -> list[str]:
     argv = []
     for name in ("qmp", "qmp-job"):
-        path = _quoted(launch.run / f"{name}.sock")
-        argv += ["-chardev", f"socket,id={name},path={path},server=on,wait=off"]
+        socket = launch.socket(launch.run / f"{name}.sock")
+        argv += ["-chardev", f"socket,id={name},{socket},server=on,wait=off"]
         argv += ["-mon", f"chardev={name},mode=control"]
     if spec.console == "serial":
-        path = _quoted(launch.run / "console.sock")
+        socket = launch.socket(launch.run / "console.sock")
         log = _quoted(launch.state / "console.log")
         argv += [
             "-chardev",
-            f"socket,id=console,path={path},server=on,wait=off,logfile={log},logappend=on",
+            f"socket,id=console,{socket},server=on,wait=off,logfile={log},logappend=on",
             "-serial",
             "chardev:console",
         ]

@@ -20,7 +20,7 @@ from cpcctl.host.folders import make_folder
 from cpcctl.host.qmp import Qmp, QmpGone
 from cpcctl.host.shm import RingFile
 from cpcctl.host.state import Folders, VmLock, VmPaths, disk_error, remove_tree
-from cpcctl.qemu import watcher
+from cpcctl.qemu import sandbox, watcher
 from cpcctl.qemu.descriptors import Descriptors
 from cpcctl.snp import checks as snp_checks
 from cpcctl.snp import definition as snp
@@ -95,13 +95,18 @@ def start(
         if files is None:
             files = ours.enter_context(open_files(spec, open_regular))
         refuse(settings.host, spec, files, files.problems)
-        argv = command_line(settings, spec, files, fds, incoming=incoming)
+        confined = sandbox.of(spec.name)
         known = paths.definition.exists()
         remove_tree(paths.run)
         make_folder(paths.run)
         make_folder(paths.state)
         try:
-            return _launch(settings, spec, paths, argv, fds.pass_fds)
+            _make_files(spec, paths)
+            try:
+                argv = command_line(settings, spec, files, fds, incoming=incoming)
+            except OSError as error:
+                raise disk_error(paths.run, error) from error
+            return _launch(settings, spec, paths, [*argv, *confined.argv], fds)
         except BaseException:
             if not registry.held(spec.name, paths):
                 remove_tree(paths.run)
@@ -129,9 +134,7 @@ def _check_memory(settings: Settings, spec: VmSpec) -> None:
         )
 
 
-def _launch(
-    settings: Settings, spec: VmSpec, paths: VmPaths, argv: list[str], fds: tuple[int, ...]
-) -> Vm:
+def _make_files(spec: VmSpec, paths: VmPaths) -> None:
     try:
         atomic.write_atomic(paths.definition, specs.dump(spec).encode())
         paths.log.unlink(missing_ok=True)
@@ -140,9 +143,19 @@ def _launch(
             RingFile.create(paths.ring, commands.layout(spec)).close()
     except OSError as error:
         raise disk_error(paths.state, error) from error
+
+
+def _launch(
+    settings: Settings, spec: VmSpec, paths: VmPaths, argv: list[str], fds: Descriptors
+) -> Vm:
     try:
         with life.lock(paths.life) as held:
-            child = watcher.start(argv, paths.log, (held, *fds))
+            inherited = (held, *fds.pass_fds)
+            child = watcher.start(
+                argv, paths.log, inherited, sandbox.environment(os.environ), sandbox.limits()
+            )
+        # A socket that QEMU alone has ends with it, and so does a connection to it.
+        fds.close()
     except OSError as error:
         raise _not_executed(settings.host, argv, reason(error)) from error
     process = child.qemu
@@ -175,15 +188,14 @@ def _add_hvcpus(vm: Vm, qmp: Qmp) -> None:
 
 
 def _first_contact(vm: Vm) -> Qmp:
-    """Connect to a QEMU that is just starting, as soon as it listens."""
+    """Connect to a QEMU that is just starting."""
     deadline = time.monotonic() + START_TIMEOUT
     while True:
         if not vm.alive:
             raise _ended(vm)
-        if vm.paths.qmp.is_socket():
-            # Between bind and listen a connection is refused: try again.
-            with contextlib.suppress(QmpGone):
-                return vm.qmp(timeout=max(0.1, deadline - time.monotonic()))
+        # One that ends hangs up.
+        with contextlib.suppress(QmpGone):
+            return vm.qmp(timeout=max(0.1, deadline - time.monotonic()))
         if time.monotonic() > deadline:
             raise CpcError(
                 f"QEMU of VM {vm.name} did not answer within {START_TIMEOUT:g} s",

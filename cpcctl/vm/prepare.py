@@ -6,14 +6,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from cpcctl.accel import memory as accelerators
 from cpcctl.accel.choose import Choice
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
-from cpcctl.host import find
+from cpcctl.host import atomic, find
 from cpcctl.host.state import Folders
 from cpcctl.qemu.descriptors import Descriptors
+from cpcctl.qemu.sockets import listening
 from cpcctl.snp import definition as snp
 from cpcctl.snp import hardware
 from cpcctl.vm import command as commands
@@ -21,6 +23,8 @@ from cpcctl.vm.files import Files
 from cpcctl.vm.spec import VmSpec
 
 Note = Callable[[str], None]
+# Of each log; the guest decides how much is written. The later half is left of a larger one.
+LOG_SIZE = "4M"
 
 
 def resolve(
@@ -79,7 +83,8 @@ def command_line(
 ) -> list[str]:
     """QEMU's argv for a resolved definition on this host.
 
-    fds: takes what QEMU must inherit; without it the files are named by their paths
+    fds: takes what QEMU must inherit; without it the files are named by their paths.
+    The VM's folders must exist then. Raises OSError.
     """
     paths = Folders.of(settings).vm(spec.name)
     binary = find.qemu_binary(settings)
@@ -100,6 +105,16 @@ def command_line(
         launch,
         block=lambda file: fds.block(os.dup(file.fd), file.path),
         plain=lambda file: fds.plain(os.dup(file.fd)),
+        socket=lambda path: f"fd={fds.inherit(listening(path))}",
     )
     argv = commands.command(spec, launch)
-    return [*argv, *fds.argv]
+    return [*argv, *fds.argv, *_bounded(fds, paths.log, paths.console_log)]
+
+
+def _bounded(fds: Descriptors, *logs: Path) -> list[str]:
+    """Options that keep QEMU's logs below a size. Raises OSError."""
+    argv = []
+    for log in logs:
+        fd = fds.inherit(atomic.update(log))
+        argv += ["-run-with", f"log-fd={fd},log-size={LOG_SIZE}"]
+    return argv

@@ -13,7 +13,7 @@ import yaml
 from cpcctl.config.settings import Settings
 from cpcctl.vm import lifecycle
 from cpcctl.vm.spec import VmSpec
-from tests import accel
+from tests import accel, confined
 from tests.one_host import Cli, command_line, one_host
 from tests.onevm import faulty, images
 
@@ -43,6 +43,7 @@ def place(
     def checked(settings: Settings, spec: VmSpec, **more: Any) -> lifecycle.Vm:
         vm = start(settings, spec, **more)
         accel.check(vm.process.pid, spec.accel)
+        confined.check(vm.process.pid)
         return vm
 
     monkeypatch.setattr(lifecycle, "start", checked)

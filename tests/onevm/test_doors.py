@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import base64
+import hashlib
 import json
 import re
 import struct
@@ -115,6 +115,22 @@ HEAD = struct.pack(">II", 0x5145564D, 3)
 RAM = section("ram", struct.pack(">Q", 0x5000000 | 8) + b"\4ram0" + bytes(4096), kind=1)
 
 
+def loading(
+    folder: Path, data: bytes
+) -> Callable[[Qmp, bytes], tuple[str, dict[str, Any]]]:
+    """A command that loads data as a device state, told the digest of `named`."""
+
+    def command(qmp: Qmp, named: bytes) -> tuple[str, dict[str, Any]]:
+        file = folder / "state"
+        file.write_bytes(data)
+        with file.open("rb") as stream:
+            qmp.hand_over("state", stream.fileno())
+        digest = hashlib.sha256(named).hexdigest()
+        return "cpc-load-device-state", {"fdname": "state", "sha256": digest}
+
+    return command
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [
@@ -134,19 +150,17 @@ RAM = section("ram", struct.pack(">Q", 0x5000000 | 8) + b"\4ram0" + bytes(4096),
 def test_device_state_is_devices(
     start: Callable[..., Qmp], tmp_path: Path, data: bytes, why: str
 ) -> None:
-    qmp, file = start(incoming=True), tmp_path / "state"
-    file.write_bytes(data)
-    refused(qmp, why, "cpc-load-device-state", {"filename": str(file)})
-    refused(qmp, "already", "cpc-load-device-state", {"filename": str(file)})
+    qmp, load = start(incoming=True), loading(tmp_path, data)
+    refused(qmp, "digest", *load(qmp, b"other"))
+    refused(qmp, why, *load(qmp, data))
+    refused(qmp, "already", *load(qmp, data))
     assert qmp.execute("query-cpc")["frozen"] is True
 
 
 def test_device_state_is_for_the_frozen(start: Callable[..., Qmp], tmp_path: Path) -> None:
     qmp = start()
     refused(qmp, "frozen", "cpc-save-device-state")
-    file = tmp_path / "state"
-    file.write_bytes(base64.b64decode(b"AAAA"))
-    refused(qmp, "incoming", "cpc-load-device-state", {"filename": str(file)})
+    refused(qmp, "incoming", *loading(tmp_path, b"x")(qmp, b"x"))
 
 
 def test_an_incoming_guest_does_not_run(start: Callable[..., Qmp]) -> None:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests import accel
+from tests import accel, confined
 from tests.patience import patient
 
 TOP = Path(__file__).resolve().parents[2]
@@ -153,6 +153,7 @@ class Pair:
         self.a.run("vm", "start", str(path))
         self.accel[name] = str(more.get("accel", "auto"))
         accel.check(self.a.qemu_pid(name), self.accel[name])
+        confined.check(self.a.qemu_pid(name))
         return name
 
     def receive(self, *more: str, stop_at: str = "") -> tuple[subprocess.Popen[str], str]:
@@ -199,6 +200,7 @@ class Pair:
         assert states["b" if side == "a" else "a"] in ("absent", "stopped"), states
         host = self.a if side == "a" else self.b
         accel.check(host.qemu_pid(name), self.accel.get(name, "auto"))
+        confined.check(host.qemu_pid(name))
 
     def check_next_try(self, name: str) -> None:
         """Nothing blocks another migration, from where the guest is on a."""

@@ -156,7 +156,6 @@ class Machine:
             "cpc-dirty-log": self._dirty_log,
             "cpc-dirty-sync": self._dirty_sync,
             "cpc-save-device-state": self._save,
-            "cpc-load-device-state": self._load,
             "blockdev-set-active": self._set_active,
             "query-status": self._status,
             "query-memory-size-summary": lambda _: {
@@ -269,21 +268,21 @@ class Machine:
             raise Refused("Device state can be saved once the firmware has frozen the guest")
         return {"data": base64.b64encode(DEVICES).decode(), "sha256": self._digest(DEVICES)}
 
-    def _load(self, arguments: dict[str, Any]) -> Any:
+    def load(self, data: bytes, sha256: str) -> Any:
+        """cpc-load-device-state, of that file."""
         if not self.frozen or not self.incoming:
             raise Refused(
                 "Device state can only be loaded into an incoming guest that has not run"
             )
         if self.loaded:
             raise Refused("Device state has been loaded already")
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise Refused("Device state has another digest")
         self.loaded = True
-        try:
-            data = Path(arguments["filename"]).read_bytes()
-        except OSError as error:
-            raise Refused(f"Failed to open file: {error}") from error
         if data != DEVICES:
             raise Refused("Unknown savevm section")
-        return {"sha256": self._digest(data)}
+        self._digest(data)
+        return {}
 
     def _set_active(self, arguments: dict[str, Any]) -> Any:
         for disk in self.disks:

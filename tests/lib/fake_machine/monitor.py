@@ -36,11 +36,12 @@ class Monitor:
         self._server: socket.socket | None = None
         self._link: socket.socket | None = None
         self._text = ""
+        self._files: list[int] = []  # sent by the client, not named yet
+        self.named: dict[str, int] = {}  # by getfd
 
-    def listen(self, path: str) -> None:
+    def listen(self, server: socket.socket) -> None:
         """Wait for clients there; one at a time, the others wait in the kernel."""
-        self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._server.bind(path)
+        self._server = server
         self._server.listen(10)
         self._loop.register(self._server, selectors.EVENT_READ, self._accept)
 
@@ -49,6 +50,21 @@ class Monitor:
         self._link, self._text = link, ""
         self._loop.register(link, selectors.EVENT_READ, self._read)
         self._send({"QMP": {"version": VERSION, "capabilities": ["oob"]}})
+
+    def get_fd(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """getfd: a name for the file that was sent with it."""
+        if not self._files:
+            raise Refused("No file descriptor supplied via SCM_RIGHTS")
+        self.named[arguments["fdname"]] = self._files.pop(0)
+        return {}
+
+    def take(self, name: str) -> bytes:
+        """What is in a file that has been given that name, which is free again."""
+        if name not in self.named:
+            raise Refused(f"File descriptor named '{name}' has not been found")
+        with open(self.named.pop(name), "rb") as file:
+            file.seek(0)
+            return file.read()
 
     def _accept(self) -> None:
         assert self._server is not None
@@ -79,13 +95,14 @@ class Monitor:
     def _read(self) -> None:
         assert self._link is not None
         try:
-            data = self._link.recv(1 << 20)
+            data, files, _, _ = socket.recv_fds(self._link, 1 << 20, 4)
         except OSError:
-            data = b""
+            data, files = b"", []
+        self._files += files
         if not data:
             self._hang_up()
             return
-        self._text += data.decode()
+        self._text = (self._text + data.decode()).lstrip()
         while self._text.rstrip().endswith("}"):
             try:
                 message, end = json.JSONDecoder().raw_decode(self._text)

@@ -86,12 +86,27 @@ class Qemu:
             "system_powerdown": self._powerdown,
             **(self.machine.commands() if self.machine else {}),
         }
-        if "fd" in chardev:
-            monitor.talk(socket.socket(fileno=int(chardev["fd"])))
+        monitor.commands["getfd"] = monitor.get_fd
+        if (machine := self.machine) is not None:
+            monitor.commands["cpc-load-device-state"] = lambda given: machine.load(
+                monitor.take(given["fdname"]), given["sha256"]
+            )
+        link = self._socket(chardev)
+        if link.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            monitor.listen(link)
         else:
-            monitor.listen(chardev["path"])
-            self.files.append(chardev["path"])
+            monitor.talk(link)
         return monitor
+
+    def _socket(self, chardev: dict[str, str]) -> socket.socket:
+        """The one that was inherited, or one that listens at a path."""
+        if "fd" in chardev:
+            return socket.socket(fileno=int(chardev["fd"]))
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        server.bind(chardev["path"])
+        server.listen(1)
+        self.files.append(chardev["path"])
+        return server
 
     def _names(self) -> list[str]:
         return sorted({*self.monitors[0].commands, *COMMANDS})
@@ -131,10 +146,7 @@ class Qemu:
 
     def _console(self, chardev: dict[str, str]) -> None:
         Path(chardev["logfile"]).touch()
-        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        server.bind(chardev["path"])
-        server.listen(1)
-        self.files.append(chardev["path"])
+        server = self._socket(chardev)
         self._hear(server, lambda: server.accept()[0].close())
 
     def _listen_to_orders(self) -> None:
