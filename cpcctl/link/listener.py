@@ -52,7 +52,7 @@ class Listener:
         """:raise CpcError: (exit 2) address unknown or port in use."""
         self._context = context
         self._secret = secret
-        self._controls: queue.Queue[tuple[ssl.SSLSocket, str]] = queue.Queue()
+        self._controls: queue.Queue[tuple[ssl.SSLSocket, str, bytes]] = queue.Queue()
         self._streams: dict[bytes, queue.Queue[socket.socket]] = {}
         self._unspent: set[bytes] = set()
         self._lock = threading.Lock()
@@ -68,10 +68,21 @@ class Listener:
 
         :raise TimeoutError: none within timeout seconds.
         """
-        try:
-            return self._controls.get(timeout=timeout)
-        except queue.Empty:
-            raise TimeoutError("no source connected") from None
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                link, peer, shown = self._controls.get(timeout=left)
+            except queue.Empty:
+                raise TimeoutError("no source connected") from None
+            # One that came with what is spent by now waited here in vain.
+            if hmac.compare_digest(shown, self._secret):
+                return link, peer
+            link.close()
+
+    def renew(self, secret: bytes) -> None:
+        """Only this secret admits from now on; what admitted so far is spent."""
+        self._secret = secret
 
     def expect_stream(self) -> bytes:
         """A fresh one-time token for one data stream."""
@@ -146,9 +157,10 @@ class Listener:
             first = tls.read_exact(raw, 1, deadline)
             if first == tls.CONTROL:
                 raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                link = tls.accept(raw, self._context, self._secret, deadline)
+                secret = self._secret
+                link = tls.accept(raw, self._context, secret, deadline)
                 if self._leave(guest):
-                    self._controls.put((link, guest.peer))
+                    self._controls.put((link, guest.peer, secret))
                 else:
                     link.close()
                 return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import secrets
 import socket
 import threading
 import time
@@ -27,6 +28,7 @@ from cpcctl.jobs.store import Job
 from cpcctl.link import pump
 from cpcctl.link.listener import Listener
 from cpcctl.link.message import Message, Request
+from cpcctl.link.ticket import SECRET_BYTES
 from cpcctl.migrate import (
     admit,
     checks,
@@ -191,9 +193,13 @@ class Destination:
         # Before QEMU and its hvCPUs make this machine look busy.
         idle = cores.idle() if spec.hvcpus > 1 else float(cores.count())
         lock = VmLock.take(Folders.of(self.settings), spec.name, f"receive {self.job.id}")
+        secret = secrets.token_bytes(SECRET_BYTES)
+        before = dict(self.job.record.data)
         try:
             stale.remove(self.settings, spec.name)
-            self.job.record.data["launched"] = spec.name
+            self.job.record.data.update(
+                launched=spec.name, secret=base64.b64encode(secret).decode("ascii")
+            )
             self.job.phase("prepare")
             # Leaves nothing when it fails; what has this name then is somebody else's.
             vm = lifecycle.start(
@@ -206,7 +212,7 @@ class Destination:
                 lifecycle.discard(self.settings, spec.name)
                 raise
         except BaseException:
-            self.job.record.data.pop("launched", None)
+            self.job.record.data = before
             with contextlib.suppress(CpcError):
                 self.job.save()
             if Folders.of(self.settings).vm(spec.name).state.exists():
@@ -217,9 +223,11 @@ class Destination:
         self.lock = lock
         hold.at("there-launched")
         speeds = self.side.speeds(abi.SPEED_OPEN)
+        # From here on nobody but this source gets in.
+        self.listener.renew(secret)
         return messages.Launched(
             len(self.side.hvcpus), cores.count(), idle, cores.machine(),
-            {str(suite): speed for suite, speed in speeds.items()},
+            {str(suite): speed for suite, speed in speeds.items()}, secret,
         )  # fmt: skip
 
     def _handshake(self, request: messages.Handshake) -> messages.Shaken:

@@ -27,6 +27,7 @@ from cpcctl.link.message import (
     Request,
     Words,
 )
+from cpcctl.link.ticket import SECRET_BYTES
 
 # 2: typed messages, attached device state, signs of life from both ends.
 PROTOCOL = 2
@@ -39,6 +40,7 @@ PATH_MAX = 4096
 FILES_MAX = 320
 HVCPUS_MAX = 16
 STREAM_TOKEN = Data((32,))
+SECRET = Data((SECRET_BYTES,))
 HELLO = Data((ctypes.sizeof(abi.Hello),))
 CONFIRMATION = Data((32,))
 TOKEN = Data((ctypes.sizeof(abi.Token),))
@@ -138,6 +140,7 @@ class Launched(Message):
 
     hvcpus: how many. cores, idle: of its host. machine: the same on both hosts where
     they are one. opening: bytes a second by suite, as suite_speed.read() takes them.
+    secret: in place of the ticket's, which is spent.
     """
 
     hvcpus: Annotated[int, Count(1, HVCPUS_MAX)]
@@ -145,6 +148,7 @@ class Launched(Message):
     idle: Annotated[float, Number()]
     machine: Annotated[str, Words(HOST_MAX)]
     opening: Annotated[dict[str, Any], SPEEDS]
+    secret: Annotated[bytes, SECRET]
 
 
 @dataclass(frozen=True)

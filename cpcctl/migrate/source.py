@@ -242,6 +242,10 @@ class Source:
         )
         launched = self.ask(messages.Prepare(*self.offer()))
         self._let_go()
+        # The ticket is spent: who comes back for this job shows what was given in its place.
+        self.ticket = replace(self.ticket, secret=launched.secret)
+        self.job.record.data["ticket"] = self.ticket.text()
+        self.job.save()
         there = parallel.Room(launched.hvcpus, launched.cores, launched.idle, launched.machine)
         self.parallel = parallel.choose(here, there, self.options.parallel)
         count = self.parallel.streams

@@ -165,7 +165,7 @@ GOOD: list[Message] = [
     messages.Hello("a", 2), messages.Helloed("b", 2), messages.Clock(), messages.Time(1.5),
     messages.Preflight({"name": "t"}, {"cpu": ["x"]}), messages.Prepare({"name": "t"}, {}),
     messages.Checks((messages.CheckResult("n", False, "r", "f"),)),
-    messages.Launched(2, 4, 3.5, "boot", {"1": 1e9, "4": 2e8}),
+    messages.Launched(2, 4, 3.5, "boot", {"1": 1e9, "4": 2e8}, bytes(32)),
     messages.Handshake(HELLO, 7), messages.Shaken(HELLO, bytes(32)),
     messages.Confirm(bytes(32), 2), messages.StreamTokens((bytes(32), bytes(32))),
     messages.Watch(), messages.Taken(7), messages.Complete(b"state", bytes(32)),
