@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, get_args, get_type_hints
 
-from cpcctl.errors import shown, shown_lines
+from cpcctl.errors import quoted, shown, shown_lines
 
 NUMBER_MAX = 1 << 62
 Params = dict[str, Any]
@@ -213,7 +213,7 @@ class Message:
         """
         known, values = _bounds(cls), {}
         if strict and (odd := sorted(set(params) - set(known))):
-            raise Malformed(f"unknown field {shown(odd[0], 64)!r}")
+            raise Malformed(f"unknown field {quoted(odd[0])}")
         for entry in fields(cls):  # type: ignore[arg-type]
             name, bound = entry.name, known[entry.name]
             if isinstance(bound, Attached):
@@ -224,7 +224,7 @@ class Message:
                 except Malformed as error:
                     raise Malformed(f"{name}: {error}") from error
             elif entry.default is MISSING:
-                raise Malformed(f"no field {name!r}")
+                raise Malformed(f"no field {quoted(name)}")
         if attached and not any(isinstance(bound, Attached) for bound in known.values()):
             raise Malformed(f"{len(attached)} bytes attached to it")
         return cls(**values)

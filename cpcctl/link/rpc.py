@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from cpcctl.errors import CpcError, ExitCode, shown, shown_lines
+from cpcctl.errors import CpcError, ExitCode, quoted, shown, shown_lines
 from cpcctl.link.channel import Channel, Frame, Params
 from cpcctl.link.channel import LinkLost as LinkLost
 from cpcctl.link.message import Malformed, Message, Request
@@ -110,7 +110,7 @@ class Client:
         try:
             return request.reply.read(result, reply.attached)  # type: ignore[return-value]
         except Malformed as odd:
-            raise LinkLost(f"malformed reply to {request.name!r}: {odd}") from odd
+            raise LinkLost(f"malformed reply to {quoted(request.name)}: {odd}") from odd
 
 
 def serve(
@@ -182,13 +182,13 @@ class _Answer:
     def _request(self) -> Request[Any]:
         if self._kind is None:
             raise CpcError(
-                f"this version knows no request {self._method!r}", exit_code=ExitCode.REFUSED
+                f"this version knows no request {quoted(self._method)}", exit_code=ExitCode.REFUSED
             )
         try:
             return self._kind.read(self._frame.message, self._frame.attached, strict=True)
         except Malformed as error:
             raise CpcError(
-                f"malformed request {self._method!r}",
+                f"malformed request {quoted(self._method)}",
                 exit_code=ExitCode.REFUSED,
                 cause=str(error),
             ) from error

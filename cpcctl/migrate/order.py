@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import CpcError, ExitCode, quoted
 from cpcctl.migrate.machine import DestinationFact
 
 
@@ -84,7 +84,7 @@ def check(request: str, stage: Stage) -> None:
     """:raise CpcError: (3) this request is out of order."""
     if stage not in TAKEN[request]:
         raise CpcError(
-            f"request {request!r} is out of order: the destination {stage.value}",
+            f"request {quoted(request)} is out of order: the destination {stage.value}",
             exit_code=ExitCode.REFUSED,
         )
 

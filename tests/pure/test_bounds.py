@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from cpcctl.host.files import FileTooLarge, read_all, read_end
 from cpcctl.jobs.store import JOB_MAX, JobStore
 from cpcctl.vm import spec as specs
 
+TOP = Path(__file__).parents[2]
 MANY_DIGITS = 10_000
 # Each level stands for two of the one before it.
 NESTED = "a0: &a0 [x, x]\n" + "".join(
@@ -89,6 +91,18 @@ def test_an_error_is_never_longer_than_a_page() -> None:
     assert len(error.render()) < 2 * (MESSAGE_MAX + CAUSE_MAX) + 4 * CAUSE_MAX
     assert len(error.message) < 2 * MESSAGE_MAX
     assert len(str(error.hint)) < 2 * MESSAGE_MAX
+
+
+def test_no_error_quotes_a_value_as_long_as_it_is() -> None:
+    """errors.quoted() instead of !r and repr()."""
+    found = []
+    for path in sorted((TOP / "cpcctl").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            as_written = isinstance(node, ast.FormattedValue) and node.conversion == ord("r")
+            called = isinstance(node, ast.Call) and ast.unparse(node.func) == "repr"
+            if as_written or called:
+                found.append(f"{path.relative_to(TOP)}:{node.lineno}")  # type: ignore[attr-defined]
+    assert found == []
 
 
 def test_files_larger_than_they_can_be(tmp_path: Path) -> None:
