@@ -199,6 +199,20 @@ def test_data_stream_needs_its_token(listening: tuple[Listener, Ticket]) -> None
         assert _ends(again)
 
 
+def test_data_streams_have_probes(listening: tuple[Listener, Ticket]) -> None:
+    """A path that carries nothing any more breaks, whatever the control connection does."""
+    listener, ticket = listening
+    token = listener.expect_stream()
+    with (
+        open_stream(ticket.host, ticket.port, token, 5) as ours,
+        listener.stream(token, 5) as theirs,
+    ):
+        for link in (ours, theirs):
+            assert link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) < 60
+            assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) >= 10_000
+
+
 def test_port_in_use(listening: tuple[Listener, Ticket], tmp_path: Path) -> None:
     listener, _ = listening
     context = tls.server_context(tls.load_identity(tmp_path))
