@@ -72,9 +72,10 @@ def without_sev(build: Path, source: str, headers: Path) -> list[str]:
         for kind in ("TARGET", "DEVICES"):
             if word.startswith(f"-DCONFIG_{kind}="):
                 argv[at] = f'-DCONFIG_{kind}="{headers / kind}"'
-    cut = {argv.index(option) + 1: option for option in ("-o", "-MF", "-MQ")}
     out = str(headers / (source.replace("/", "_") + ".o"))
-    return ["-O1" if w == "-O2" else out if n in cut else w for n, w in enumerate(argv)]
+    for option, name in (("-o", out), ("-MQ", out), ("-MF", f"{out}.d")):
+        argv[argv.index(option) + 1] = name
+    return ["-O1" if word == "-O2" else word for word in argv]
 
 
 def test_without_the_emulation_nothing_is_missing(tree: Path, tmp_path: Path) -> None:
