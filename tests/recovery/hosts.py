@@ -99,6 +99,11 @@ class Host:
         found = self.json("vm", "status", VM)
         return "absent" if found is None else str(found["state"])
 
+    def process(self, kind: str) -> ProcessId:
+        """The controller of the newest job of a kind."""
+        job = self.job(kind)
+        return ProcessId(job["pid"], job["pid_started"])
+
     def qemu(self) -> ProcessId | None:
         """The process of its QEMU, as the file says; None: it has none."""
         try:
@@ -172,14 +177,26 @@ class Scene:
         """Start `migrate` on a."""
         return self.a.start("migrate", VM, ticket, "--peer-timeout", f"{PEER_SECONDS:g}", *more)
 
+    def moving(
+        self, host: Host, at: str, *, grace: float = GRACE_SECONDS, start: bool = True
+    ) -> tuple[Command, Command]:
+        """Start a guest, unless one runs, and its migration, until that host's machine is at
+        a point: `migrate` and `receive`."""
+        if start:
+            self.vm()
+        receive, ticket = self.receive(grace=grace)
+        self.stage.hold(host.name, at)
+        migrate = self.migrate(ticket)
+        self.wait_held(host)
+        return migrate, receive
+
     def wait_held(self, host: Host) -> None:
         """Until a machine stands at the point where it is to be held."""
         until(lambda: self.stage.held(host.name), f"{host.name} to be held")
 
     def worker(self) -> ProcessId:
         """The process that runs the newest migration."""
-        job = self.a.job("migrate")
-        return ProcessId(job["pid"], job["pid_started"])
+        return self.a.process("migrate")
 
     def close(self) -> None:
         """End every process of ours and remove the folder."""

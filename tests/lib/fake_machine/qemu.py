@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from tests.lib.fake_machine.machine import Machine
 
 MACHINES = [{"name": "pc-q35-10.0", "alias": "q35"}, {"name": "pc-i440fx-10.0", "alias": "pc"}]
+# QEMU's numbers in its trace.
+CAUSES = {
+    "host-qmp-quit": 2, "host-signal": 4, "guest-shutdown": 6, "guest-reset": 7, "guest-panic": 8,
+}  # fmt: skip
 JOB_MONITOR = "qmp-job"
 # What every CPU model has here.
 CPU = {"aes": True, "avx2": True, "pcid": False}
@@ -42,6 +46,7 @@ class Qemu:
         self.loop = selectors.DefaultSelector()
         self.machine: Machine | None = None
         self.deaf = False
+        self.traced = "qemu_system_shutdown_request" in values(argv, "-trace")
         self.wanted = ""  # why it is to end
         self.files: list[str] = []  # to be removed at the end
         chardevs = {words["id"]: words for words in map(options, values(argv, "-chardev"))}
@@ -220,7 +225,10 @@ class Qemu:
         return {}
 
     def end(self, reason: str) -> NoReturn:
-        """As QEMU ends: its clients are told why, its chardevs are removed."""
+        """As QEMU ends: clients and, if that was asked for, the log are told why."""
+        if self.traced:
+            words = f"qemu_system_shutdown_request reason={CAUSES[reason]}"
+            print(words, file=sys.stderr, flush=True)
         self.event("SHUTDOWN", guest=reason.startswith("guest-"), reason=reason)
         for path in self.files:
             Path(path).unlink(missing_ok=True)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens to the commands themselves: their output, signals, a source that falls silent."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.patience import patient
+from tests.recovery.hosts import PEER_SECONDS, VM, Scene, finish, kill, told
+from tests.recovery.test_kill_matrix import check_journal
+
+FULL = Path("/dev/full")
+
+
+def test_exit_code_says_where_the_vm_is_whatever_becomes_of_the_output(scene: Scene) -> None:
+    scene.vm()
+    receive, ticket = scene.receive()
+    migrate = scene.a.start("migrate", VM, ticket, out=FULL)
+    assert finish(migrate) == 0, migrate.err.read_text()
+    assert finish(receive) == 0, told(receive)
+    assert "Traceback" not in migrate.err.read_text()
+    assert (scene.a.state(), scene.b.state()) == ("absent", "running")
+
+
+def test_reader_of_receive_goes_away(scene: Scene) -> None:
+    """As in `receive | head -1`: the pipe is gone when there is something to say."""
+    pipe = scene.folder / "pipe"
+    os.mkfifo(pipe)
+    scene.vm()
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    receive = scene.b.start("receive", "--listen", "127.0.0.1:0", out=pipe)
+    os.set_blocking(reader, True)
+    with open(reader) as file:
+        ticket = file.readline().strip()
+    assert finish(scene.migrate(ticket)) == 0
+    assert finish(receive) == 0, receive.err.read_text()
+    assert "Traceback" not in receive.err.read_text()
+    assert scene.b.state() == "running"
+
+
+def test_receive_that_cannot_print_its_ticket(scene: Scene) -> None:
+    receive = scene.b.start("receive", "--listen", "127.0.0.1:0", out=FULL)
+    assert finish(receive) not in (0, 5, 7, 70)
+    assert "Traceback" not in receive.err.read_text()
+    assert "error: " in receive.err.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["migrate", "receive"])
+def test_signal_cancels(scene: Scene, command: str, number: signal.Signals) -> None:
+    """Both sides are told, the guest goes on on the source."""
+    migrate, receive = scene.moving(scene.a, "before SEND")
+    (migrate if command == "migrate" else receive).kill(number)
+    scene.stage.release("host-a")
+    codes = finish(migrate), finish(receive)
+    assert codes[0] == (128 + number if command == "migrate" else 1), told(migrate)
+    assert codes[1] == (128 + number if command == "receive" else 1), told(receive)
+    assert (scene.a.state(), scene.b.state()) == ("running", "absent")
+    check_journal(scene.stage.lines())
+
+
+def test_source_falls_silent_while_the_destination_waits_for_the_rest(scene: Scene) -> None:
+    """It has asked for `complete` and is stopped: the destination ends by itself, and the
+    source finds that out when it goes on."""
+    migrate, receive = scene.moving(scene.a, "before STATE")
+    worker = scene.worker()
+    worker.signal(signal.SIGSTOP)
+    scene.stage.release("host-a")
+    assert finish(receive, PEER_SECONDS + patient(15.0)) == 1, told(receive)
+    assert scene.b.state() == "absent"
+    worker.signal(signal.SIGCONT)
+    assert finish(migrate) == 1, told(migrate)
+    assert scene.a.state() == "running"
+
+
+def test_signal_ends_a_receive_that_waits_for_the_rest(scene: Scene) -> None:
+    migrate, receive = scene.moving(scene.a, "before STATE", grace=patient(60.0))
+    scene.worker().signal(signal.SIGSTOP)
+    receive.kill(signal.SIGTERM)
+    assert finish(receive, patient(15.0)) == 143, told(receive)
+    assert scene.b.state() == "absent"
+    migrate.kill()
+    kill(scene.worker())
+    scene.stage.release("host-a")
+    job = scene.a.job("migrate")["id"]
+    assert finish(scene.a.start("job", "resume", job)) == 1
+    assert scene.a.state() == "running"
