@@ -33,7 +33,6 @@ from cpcctl.migrate import (
     admit,
     checks,
     facts,
-    hold,
     messages,
     network,
     order,
@@ -221,7 +220,6 @@ class Destination:
                 lock.remove()
             raise
         self.lock = lock
-        hold.at("there-launched")
         speeds = self.side.speeds(abi.SPEED_OPEN)
         # From here on nobody but this source gets in.
         self.listener.renew(secret)
@@ -243,7 +241,6 @@ class Destination:
             )
         session.confirm(side.main, request.confirmation)
         self.job.phase("receive")
-        hold.at("there-connected")
         tokens = [self.listener.expect_stream() for _ in range(count)]
         streams = self.streams = Streams(count)
         self._recvs = [streams.submit(lambda s=s: self._recv(s)) for s in range(count)]  # type: ignore[misc]
@@ -319,7 +316,6 @@ class Destination:
     def _complete(self, request: messages.Complete) -> messages.Prepared:
         side, streams = self._side(), self._streams()
         streams.wait(self._recvs, self._check_alive, COMPLETE_LOOK)  # type: ignore[arg-type]
-        hold.at("there-received")
         side.load_devices(request.devices, request.digest.hex())
         side.disks(True)
         self.prepared = True
@@ -327,7 +323,6 @@ class Destination:
 
     def _run(self, request: messages.Run) -> messages.Released:
         side = self._side()
-        hold.at("there-prepared")
         if self.stage is Stage.RUNNING and self.ended_since() is not None:
             # It ran here, and its answer was lost on its way; what came then is another story.
             token = base64.b64decode(self.job.record.data["running"])
@@ -338,7 +333,6 @@ class Destination:
             released = side.event_time("CPC_RELEASED")
         except TimeoutError:  # asked again: the event was taken the first time
             released = time.time()
-        hold.at("there-released")
         self._announce()
         self.job.record.data["running"] = base64.b64encode(token).decode("ascii")
         self.job.phase("running")

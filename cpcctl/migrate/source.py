@@ -27,7 +27,6 @@ from cpcctl.migrate import (
     checks,
     converge,
     facts,
-    hold,
     messages,
     parallel,
     running,
@@ -143,7 +142,6 @@ class Source:
         self.job.phase(phase.word)
         self.entered = time.monotonic()
         self.phase = phase
-        hold.at(phase.word)
 
     def look(self) -> None:
         """Called all the time: is there a reason to stop?"""
@@ -423,7 +421,6 @@ class Source:
         # Saved before the call: from now on a dead controller means: settle.
         self.enter(Phase.COMMIT)
         commit = session.commit(side.main, token)
-        hold.at(Phase.RUN.word)
         self.give_away(commit)
 
     def give_away(self, commit: bytes) -> None:

@@ -18,6 +18,7 @@ from tests import accel, confined
 from tests.patience import patient
 
 TOP = Path(__file__).resolve().parents[2]
+HOLD = TOP / "tests/lib/hold"
 SECONDS = patient(90.0)
 # How long a side waits for the other one; tests wait for that to pass.
 PEER_SECONDS = f"{patient(3.0):g}"
@@ -61,10 +62,11 @@ class Host:
         }
 
     def start(self, *argv: str, stop_at: str = "") -> subprocess.Popen[str]:
-        """Begin a command here."""
+        """Begin a command here. stop_at: see tests/lib/hold."""
+        more = {"CPC_TEST_STOP_AT": stop_at, "PYTHONPATH": f"{HOLD}:{TOP}"} if stop_at else {}
         return subprocess.Popen(
             [*self.inside, sys.executable, "-m", "cpcctl", *argv],
-            env={**self.env, "CPCCTL_TEST_STOP_AT": stop_at},
+            env={**self.env, **more},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

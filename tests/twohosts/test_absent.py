@@ -23,7 +23,7 @@ def test_untouched_pages_stay_absent(pair: Pair) -> None:
     before = memory.resident_bytes(pair.a.qemu_pid(name))
     assert before < 512 * MIB, "the guest itself touched too much for this test"
     receive, ticket = pair.receive()
-    process = pair.migrate(name, ticket, stop_at="commit")
+    process = pair.migrate(name, ticket, stop_at="before commit")
     worker = pair.worker()
     wait_stopped(worker)
     here = memory.resident_bytes(pair.a.qemu_pid(name))
@@ -43,7 +43,7 @@ def test_controller_does_not_grow_with_the_guest(pair: Pair) -> None:
     for size in ("128M", "3G"):
         name = pair.vm(f"t{size.lower()}", memory=size)
         receive, ticket = pair.receive()
-        process = pair.migrate(name, ticket, stop_at="commit")
+        process = pair.migrate(name, ticket, stop_at="before commit")
         worker = pair.worker()
         wait_stopped(worker)
         peaks.append((memory.peak_bytes(worker), memory.peak_bytes(receive.pid)))

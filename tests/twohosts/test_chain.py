@@ -22,7 +22,7 @@ def console(pair: Pair, name: str) -> Console:
 def hop(pair: Pair, name: str) -> None:
     """Move it to b, compare all of its memory while nobody runs, swap a and b."""
     receive, ticket = pair.receive()
-    process = pair.migrate(name, ticket, "--max-downtime", "10000", stop_at="commit")
+    process = pair.migrate(name, ticket, "--max-downtime", "10000", stop_at="before commit")
     worker = pair.worker()
     wait_stopped(worker)
     here, there = pair.a.qemu_pid(name), pair.b.qemu_pid(name)
@@ -75,7 +75,7 @@ def test_digest_notices_one_byte(pair: Pair, block: int) -> None:
     """The comparison above is one that can fail, in each block of memory."""
     name = pair.vm(memory_blocks=2)
     receive, ticket = pair.receive()
-    process = pair.migrate(name, ticket, stop_at="commit")
+    process = pair.migrate(name, ticket, stop_at="before commit")
     worker = pair.worker()
     wait_stopped(worker)
     here, there = pair.a.qemu_pid(name), pair.b.qemu_pid(name)

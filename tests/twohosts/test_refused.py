@@ -199,7 +199,7 @@ def test_disk_moves_with_the_guest(pair: Pair, tmp_path: Path) -> None:
     assert base.read_bytes() == before
 
 
-@pytest.mark.parametrize(("stop_at", "code"), [("", 130), ("there-received", 1)])
+@pytest.mark.parametrize(("stop_at", "code"), [("", 130), ("after recv", 1)])
 def test_disks_come_back_after_an_abort(
     pair: Pair, tmp_path: Path, stop_at: str, code: int
 ) -> None:

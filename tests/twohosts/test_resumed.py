@@ -37,7 +37,7 @@ def test_code_that_is_written_after_it_is_what_runs(pair: Pair, tmp_path: Path) 
         shell.run("(rewriting > /dev/console 2>&1 &)")
     until(lambda: turns(log) >= TURNS, "the guest to rewrite code", SECONDS)
     receive, ticket = pair.receive()
-    process = pair.migrate(name, ticket, stop_at="commit")
+    process = pair.migrate(name, ticket, stop_at="before commit")
     wait_stopped(worker := pair.worker())
     os.kill(worker, signal.SIGKILL)
     assert f"runs on {pair.a.name}" in finish(process, 1).stderr

@@ -70,7 +70,7 @@ def check_denied(host: Host, name: str) -> None:
 def hop(pair: Pair, name: str) -> None:
     """Move it to b, ask both sides for its memory while nobody runs, swap a and b."""
     receive, ticket = pair.receive()
-    process = pair.migrate(name, ticket, "--max-downtime", "10000", stop_at="commit")
+    process = pair.migrate(name, ticket, "--max-downtime", "10000", stop_at="before commit")
     worker = pair.worker()
     wait_stopped(worker)
     check_denied(pair.a, name)

@@ -81,14 +81,14 @@ def outcome(host: Host, name: str) -> str:
     ("side", "fault", "phase", "allowed"),
     [
         # The firmware there gives up, whatever it was told, and the guest is still here.
-        ("b", "ghcb-reply", "copy", {(1, INTACT)}),
+        ("b", "ghcb-reply", "before send", {(1, INTACT)}),
         # Nothing changes there but what the firmware itself finds private or shared.
-        ("b", "psc-withhold", "copy", {(0, INTACT), (1, INTACT)}),
+        ("b", "psc-withhold", "before send", {(0, INTACT), (1, INTACT)}),
         # Taken for absent, or unreadable: then the freeze is undone. A guest that met such a
         # page before ended itself, and is nowhere.
-        ("a", "rmp-unvalidate", "freeze", {(0, STOPPED), (1, STOPPED), (7, STOPPED)}),
+        ("a", "rmp-unvalidate", "before freeze", {(0, STOPPED), (1, STOPPED), (7, STOPPED)}),
         # After all was verified: the guest meets what it has not validated.
-        ("b", "psc-replay", "commit", {(0, STOPPED)}),
+        ("b", "psc-replay", "before commit", {(0, STOPPED)}),
     ],
 )
 def test_a_fault_on_the_way(
