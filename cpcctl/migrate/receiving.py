@@ -223,8 +223,14 @@ def _next_source(destination: Destination, wait: float | None) -> tuple[ssl.SSLS
 def _abandon(destination: Destination, error: CpcError) -> None:
     """Keep a guest that runs here, give up any other."""
     destination.refresh()
-    if destination.stage is not Stage.RUNNING:
+    if not _ran(destination):
         destination.give_up(error)
+
+
+def _ran(destination: Destination) -> bool:
+    """The guest was given to this host and ran, whatever became of it since."""
+    dead = destination.stage is Stage.DEAD and "running" in destination.job.record.data
+    return dead or destination.stage is Stage.RUNNING
 
 
 def _lonely(destination: Destination, wishes: Wishes) -> CpcError:
@@ -243,7 +249,7 @@ def _lonely(destination: Destination, wishes: Wishes) -> CpcError:
 
 def _report(ctx: Context, job: Job, destination: Destination) -> int:
     name = job.record.vm
-    ended = destination.ended_since() if destination.stage is Stage.RUNNING else None
+    ended = destination.ended_since() if _ran(destination) else None
     if destination.stage is Stage.RUNNING and ended is None:
         result: dict[str, Any] = {"vm": name, "host": ctx.settings.host, "state": "running"}
         _forget_secrets(ctx, job)

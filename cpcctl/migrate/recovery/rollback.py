@@ -58,7 +58,7 @@ def handle(source: Source, error: Exception) -> Outcome:
         source.streams.stop()
     cause = _cause(error, source, event)
     if plan.exit_code is not None and not plan.actions and plan.exit_code is not ExitCode.ENDED:
-        if isinstance(error, CpcError):
+        if isinstance(error, CpcError) and event is not Event.QEMU_DEAD:
             return Outcome(Place.SOURCE, error)
         cause.exit_code = plan.exit_code
         return Outcome(Place.SOURCE, cause)
