@@ -28,15 +28,6 @@ CASES = [
     if (point.phase, victim) != ("preflight", "destination-qemu")
 ]
 NAMES = [f"{point.id}-{victim}" for point, victim in CASES]
-# receive says that the guest runs there, and does not look whether its QEMU lives.
-DEAD_THERE = pytest.mark.xfail(reason="`receive` ends with 0 although the guest died there")
-PARAMETERS = [
-    pytest.param(
-        name, (point, victim),
-        marks=[DEAD_THERE] if (point.phase, victim) == ("finished", "destination-qemu") else [],
-    )
-    for name, (point, victim) in zip(NAMES, CASES, strict=True)
-]
 STATES = {0: "done", 1: "failed", 4: "failed", 5: "unproven", 7: "lost", 143: "failed"}
 
 
@@ -107,7 +98,7 @@ def outcomes(
         }
 
 
-@pytest.mark.parametrize(("name", "case"), PARAMETERS, ids=NAMES)
+@pytest.mark.parametrize(("name", "case"), list(zip(NAMES, CASES, strict=True)), ids=NAMES)
 def test_killed(
     outcomes: dict[str, Future[Outcome]], name: str, case: tuple[Point, str]
 ) -> None:
