@@ -151,6 +151,16 @@ def folder(text: str) -> str:
     return text
 
 
+def descriptor(text: str) -> int:
+    """A file descriptor that this process was given."""
+    number = whole(3, 1 << 20)(text)
+    try:
+        os.fstat(number)
+    except OSError:
+        raise Wrong(f"no file descriptor {number} is open") from None
+    return number
+
+
 def path(text: str) -> str:
     """A path of this host, not empty: that would mean the current folder."""
     if not text or not text.isprintable():

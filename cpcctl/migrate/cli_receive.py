@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from cpcctl.cli import arguments
 from cpcctl.errors import CpcError, ExitCode
@@ -47,11 +48,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peer-timeout", type=arguments.seconds, default=10.0, metavar="SECONDS",
         help="silence after which the other host counts as lost (default: 10)",
     )
+    parser.add_argument(
+        "--events-fd", type=arguments.descriptor, metavar="N",
+        help="write what happens, the ticket among it, to file descriptor N as JSON lines "
+        "(default: as notes to stderr, with --format json as JSON lines there)",
+    )
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Receive one VM."""
     from cpcctl.migrate import receiving
+    from cpcctl.migrate.events import Events
 
     host, port = args.listen
     taps = dict(args.nic)
@@ -68,4 +75,5 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         allow_paths=":".join(args.allow_path),
         ports=tuple(args.allow_hostfwd),
     )
-    return receiving.receive(ctx, wishes)
+    stream = os.fdopen(args.events_fd, "w") if args.events_fd is not None else None
+    return receiving.receive(ctx, wishes, Events(ctx, stream))

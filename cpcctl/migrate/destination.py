@@ -79,6 +79,7 @@ class Destination:
         self._looks = 0
         self.finished = threading.Event()
         self.error: CpcError | None = None
+        self.failure: CpcError | None = None  # of the last request; the source was told
         self._recvs: list[object] = []
         # What preflight has found good, and when.
         self._passed: tuple[Any, Any, float] | None = None
@@ -115,7 +116,11 @@ class Destination:
             deadline = time.monotonic() + GONE_SECONDS
             while self.dead() is None and time.monotonic() < deadline:
                 time.sleep(0.02)
-            raise self.dead() or error from error
+            self.failure = self.dead() or error
+            raise self.failure from error
+        except CpcError as error:
+            self.failure = error
+            raise
         finally:
             self.stage = order.after(request.name, self.stage, ok=ok)
 
@@ -142,7 +147,8 @@ class Destination:
         spec = specs.read(request.spec, "the VM that the source sends")
         with admit.open_allowed(spec, admit.folders(self.settings)) as files:
             found, digests = self._checks(request, spec, files)
-        if refusal(found) is None:
+        self.failure = refusal(found)
+        if self.failure is None:
             self._passed = (request.spec, request.source, time.monotonic())
         return messages.Checks(tuple(checks.result(check) for check in found), digests)
 
@@ -388,7 +394,7 @@ class Destination:
     # ---- giving up ---------------------------------------------------------------
 
     def _abort(self, request: messages.Abort) -> messages.Aborted:
-        error = self.dead() or CpcError(
+        error = self.dead() or self._own_failure() or CpcError(
             "the source gave the migration up",
             host=self.job.record.data.get("source"),
             cause=request.reason,
@@ -407,6 +413,15 @@ class Destination:
         token = self.give_up(error)
         self.finished.set()
         return messages.Aborted(token)
+
+    def _own_failure(self) -> CpcError | None:
+        """What failed here, which the source was told and only repeats."""
+        if self.failure is None:
+            return None
+        own, host = self.failure, self.settings.host
+        cause = "\n".join(filter(None, (own.message, own.cause)))
+        what = f"the incoming migration failed on {host}"
+        return CpcError(what, host=host, cause=cause, hint=own.hint)
 
     def give_up(self, reason: CpcError) -> bytes:
         """Abort for ever, keep the token, end QEMU, remove what is left.

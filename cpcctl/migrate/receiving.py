@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import secrets
 import socket
 import ssl
@@ -25,6 +24,7 @@ from cpcctl.link import rpc, tls
 from cpcctl.link.listener import Listener
 from cpcctl.link.ticket import SECRET_BYTES, Ticket
 from cpcctl.migrate.destination import Destination
+from cpcctl.migrate.events import Events
 from cpcctl.migrate.messages import REQUESTS
 from cpcctl.migrate.network import Network
 from cpcctl.migrate.order import Stage
@@ -63,7 +63,7 @@ class Wishes:
         return Network(self.taps, frozenset(self.ports))
 
 
-def receive(ctx: Context, wishes: Wishes) -> int:
+def receive(ctx: Context, wishes: Wishes, events: Events) -> int:
     """A fresh receive: ticket, wait, guest. The exit code."""
     folders = Folders.of(ctx.settings)
     job = JobStore(folders.jobs).create("receive", "", ctx.settings.host)
@@ -85,7 +85,7 @@ def receive(ctx: Context, wishes: Wishes) -> int:
     )
     ticket = Ticket(address, listener.port, identity.fingerprint, secret)
     try:
-        _say(ctx, {"ticket": ticket.text(), "job": job.id}, ticket.text())
+        events.waiting(ticket.text(), job.id, replace(ticket, host=wishes.host).address)
     except OSError as error:
         # Without its ticket nobody can come.
         listener.close()
@@ -94,7 +94,8 @@ def receive(ctx: Context, wishes: Wishes) -> int:
         job.finish("failed", error=failure)
         raise failure from error
     destination = Destination(_allowing(ctx, wishes), job, listener, wishes.network)
-    return _end(ctx, job, destination, wishes, wishes.wait)
+    with events.following(destination):
+        return _end(ctx, job, destination, wishes, wishes.wait)
 
 
 def resume(ctx: Context, job: Job) -> int:
@@ -113,7 +114,8 @@ def resume(ctx: Context, job: Job) -> int:
         destination.stage = Stage.ABORTED
     destination.prepared = True  # it may have been; a source may need the answer
     job.phase("wait")
-    return _end(ctx, job, destination, wishes, wishes.grace)
+    with Events(ctx).following(destination):
+        return _end(ctx, job, destination, wishes, wishes.grace)
 
 
 def _attach_again(ctx: Context, destination: Destination, name: str) -> None:
@@ -255,8 +257,8 @@ def _report(ctx: Context, job: Job, destination: Destination) -> int:
         _forget_secrets(ctx, job)
         job.finish("done", result=result)
         try:
-            _say(ctx, result, f"{name} runs on {ctx.settings.host}")
-        except OSError as lost:
+            ctx.out.result(result, f"{name} runs on {ctx.settings.host}")
+        except (OSError, CpcError) as lost:
             ctx.out.note(f"the result was not written: {reason(lost)}")
         return 0
     error = ended or destination.error or CpcError("the source left", host=ctx.settings.host)
@@ -271,12 +273,6 @@ def _forget_secrets(ctx: Context, job: Job) -> None:
     """The ticket is used up."""
     job.record.data.pop("secret", None)
     remove_tree(_folder(Folders.of(ctx.settings), job.id))
-
-
-def _say(ctx: Context, value: dict[str, Any], text: str) -> None:
-    """One line for each thing that happens, in either format, at once."""
-    line = json.dumps(value) if ctx.out.format == "json" else text
-    print(line, file=ctx.out.stdout, flush=True)
 
 
 def _folder(folders: Folders, job_id: str) -> Path:

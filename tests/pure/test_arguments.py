@@ -79,6 +79,8 @@ WRONG: list[tuple[tuple[str, ...], str, str, str]] = [
     (RECEIVE, "--wait", "forever", "leave it out to wait for ever"),
     (RECEIVE, "--qemu", "", "'' is not a path"),
     (RECEIVE, "--state-dir", "", "'' is not a path"),
+    (RECEIVE, "--events-fd", "999999", "no file descriptor 999999 is open"),
+    (RECEIVE, "--events-fd", "1", "is not a whole number from 3 to"),
     (MIGRATE, "--bandwidth", "inf", "is not a number of MiB per second above 0"),
     (MIGRATE, "--bandwidth", "10M", "is not a number of MiB per second above 0"),
     (MIGRATE, "--max-downtime", "1e99", "is not a number of milliseconds above 0"),
