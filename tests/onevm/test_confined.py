@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,3 +112,22 @@ def test_nothing_is_left_to_say_at_its_end(
         qmp.execute("quit")
     assert vm.process.wait_gone(patient(10.0))
     assert "socket" not in vm.paths.log.read_text()
+
+
+@pytest.mark.parametrize("log", ["log", "console_log"])
+def test_logs_stay_below_their_size(
+    place: Settings, define: Callable[[str], VmSpec], log: str
+) -> None:
+    """Whoever appends: QEMU looks at the file, and leaves the later half of it."""
+    path: Path = getattr(lifecycle.start(place, define("a")).paths, log)
+    with path.open("ab") as writer:
+        writer.write(b"early\n" + b"x" * 63 + b"\n" + (b"y" * 63 + b"\n") * (5 << 14) + b"late\n")
+    assert path.stat().st_size > 4 << 20
+    deadline = time.monotonic() + patient(10.0)
+    while path.stat().st_size > 2 << 20:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    kept = path.read_bytes()
+    assert b"late\n" in kept
+    assert b"early" not in kept
+    assert len(kept) > 1 << 20
