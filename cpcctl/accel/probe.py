@@ -27,6 +27,7 @@ from cpcctl.host.qmp import Qmp, QmpGone
 from cpcctl.host.shm import RingFile
 from cpcctl.host.state import SOCKET_PATH_MAX
 from cpcctl.vm.command import Launch, command, layout
+from cpcctl.vm.files import unopened
 from cpcctl.vm.spec import VmSpec
 
 SECONDS = patient(10.0)
@@ -67,7 +68,8 @@ def run(settings: Settings, seconds: float, accel: str = "kvm", cpu: str = "max"
             folder, data = Path(name), find.qemu_data(settings, binary)
             if len(os.fsencode(folder / "qmp-job.sock")) > SOCKET_PATH_MAX:
                 return Verdict(PARTS, f"{folder} is too long for sockets", "unset TMPDIR")
-            argv = command(vm, Launch(binary, data, firmware, folder, folder))
+            launch = Launch(binary, data, firmware, folder, folder, files=unopened(vm))
+            argv = command(vm, launch)
             RingFile.create(folder / "ring", layout(vm)).close()
             return _watched([*argv, "-no-reboot"], folder, seconds, accel)
     except OSError as error:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,15 @@ def place(
     monkeypatch.setattr(lifecycle, "start", checked)
     with one_host(built, folder, monkeypatch) as settings:
         yield settings
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder in which a running QEMU, which has no rights of ours, can open files."""
+    with tempfile.TemporaryDirectory(prefix="cpc-", dir="/var/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        yield folder
 
 
 @pytest.fixture

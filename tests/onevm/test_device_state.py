@@ -117,7 +117,7 @@ def _load(qemu: subprocess.Popen[bytes], path: Path, state: bytes, sha256: str |
     fd = os.memfd_create("state")
     os.write(fd, state)
     digest = sha256 or hashlib.sha256(state).hexdigest()
-    with contextlib.closing(Qmp.connect(path)) as qmp:
+    with contextlib.closing(_connect(path, deadline)) as qmp:
         try:
             qmp.hand_over("s", fd)
             qmp.execute(
@@ -130,6 +130,17 @@ def _load(qemu: subprocess.Popen[bytes], path: Path, state: bytes, sha256: str |
             return "ended" if qemu.poll() is not None else "hung"
         finally:
             os.close(fd)
+
+
+def _connect(path: Path, deadline: float) -> Qmp:
+    """Between bind and listen a connection is refused: try again."""
+    while True:
+        try:
+            return Qmp.connect(path)
+        except QmpGone:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
 
 
 def sections(state: bytes) -> list[bytes]:

@@ -161,7 +161,7 @@ BREAK: dict[str, tuple[Break, str, str, str]] = {
     "snp-hardware": (_hardware, "warn", "kvm_amd was loaded with sev_snp=N", "sev_snp=1"),
     "ring-space": (_space, "fail", "1 MiB free in ", "CPCCTL_RUN_DIR"),
     "memory": (_memory, "warn", "1 MiB available", "use smaller VMs"),
-    "state-folder": (_state, "fail", "cannot create the folder", "CPCCTL_STATE_DIR"),
+    "state-folder": (_state, "fail", "cannot be used as a folder", "CPCCTL_STATE_DIR"),
     "namespaces": (_namespaces, "warn", "unshare: no way", "run as root"),
     "tun": (_tun, "warn", "No such file or directory", "modprobe tun"),
 }

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from pathlib import Path
 from typing import Any
 
 from cpcctl.config.settings import Settings
@@ -13,7 +14,9 @@ from cpcctl.vm import lifecycle, spec
 from tests.onevm.test_vm import wait_for
 
 
-def test_what_could_not_migrate_is_said_today(define: Any, cli: Any, place: Settings) -> None:
+def test_what_could_not_migrate_is_said_today(
+    define: Any, cli: Any, place: Settings, public: Path
+) -> None:
     """Of a device in the definition, and of CPUs, devices and images that QMP adds."""
     path = define(devices=["nvme,serial=x"])
     code, _, err = cli("vm", "start", str(path))
@@ -36,7 +39,7 @@ def test_what_could_not_migrate_is_said_today(define: Any, cli: Any, place: Sett
                                        "size": 128 << 20, "share": True})
         qmp.execute_raw("device_add", {"driver": "pc-dimm", "id": "d", "memdev": "m"})
         qmp.execute_raw("blockdev-snapshot-sync", {
-            "node-name": "disk0", "snapshot-file": str(place.state_dir / "over"),
+            "node-name": "disk0", "snapshot-file": str(public / "over"),
             "snapshot-node-name": "over", "format": "qcow2",
         })
     found = json.loads(cli("vm", "status", "a", "--format", "json")[1])
@@ -44,7 +47,7 @@ def test_what_could_not_migrate_is_said_today(define: Any, cli: Any, place: Sett
     assert {entry["name"]: entry["reason"] for entry in found["obstacles"]} == {
         "gvcpus": "3 gvCPUs run, the definition says 2",
         "memory-devices": "memory was plugged: d (128 MiB)",
-        "images": f"disk {disk} is on {place.state_dir / 'over'} now (block node over)",
+        "images": f"disk {disk} is on {public / 'over'} now (block node over)",
     }
 
 
