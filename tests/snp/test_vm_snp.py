@@ -20,6 +20,7 @@ from cpcctl.host.firmware import HvcpuDead
 from cpcctl.setup import store
 from cpcctl.snp import ovmf
 from cpcctl.vm import lifecycle, ready
+from tests import printed as printed_command
 from tests.one_host import Cli
 from tests.onevm import images
 from tests.onevm.faulty import OUTSIDE, REQUEST
@@ -113,7 +114,7 @@ def test_a_life(place: Settings, define: Define, cli: Cli, tmp_path: Path) -> No
     # What the emulated processor took, against what was expected before it started.
     assert shown["launch_digest"] == printed["launch_digest"]
     vm = lifecycle.attach(place, "a")
-    assert vm.argv == printed["argv"]
+    printed_command.check(vm.argv, printed["argv"])
 
     log = vm.paths.console_log
     assert ACTIVE in wait_for_words(log, "CPC-READY")
