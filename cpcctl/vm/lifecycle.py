@@ -28,7 +28,7 @@ from cpcctl.ui import hints
 from cpcctl.vm import command as commands
 from cpcctl.vm import live, protection, ready, registry
 from cpcctl.vm import spec as specs
-from cpcctl.vm.files import Files, open_files, refuse
+from cpcctl.vm.files import Files, bypass_cache, open_files, refuse
 from cpcctl.vm.prepare import Note, command_line, resolve
 from cpcctl.vm.registry import RunsAlready as RunsAlready
 from cpcctl.vm.registry import Vm as Vm
@@ -104,6 +104,7 @@ def start(
             _make_files(spec, paths)
             try:
                 argv = command_line(settings, spec, files, fds, incoming=incoming)
+                bypass_cache(spec, files)
             except OSError as error:
                 raise disk_error(paths.run, error) from error
             return _launch(settings, spec, paths, [*argv, *confined.argv], fds)
