@@ -152,7 +152,7 @@ def test_what_is_only_read_may_be_a_copy(pair: Pair, tmp_path: Path, same: bool)
     done = finish(pair.migrate(name, ticket, "--dry-run"), 0 if same else 3)
     if not same:
         words = " ".join(done.stdout.split())  # the table breaks lines
-    assert "is not shared with host-a and has another content there" in words
+        assert "is not shared with host-a and has another content there" in words
     receive.terminate()
     finish(receive, 143)
     pair.b.inside = []
