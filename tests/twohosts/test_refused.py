@@ -233,7 +233,10 @@ def test_network_devices_there(pair: Pair) -> None:
     name = pair.vm()  # has no card on a tap
     receive, ticket = pair.receive("--nic", "net7=lo")
     done = finish(pair.migrate(name, ticket), 3)
-    assert "nics: net7: no network device of VM t" in done.stderr
+    assert (
+        "nics: net7: no network device of VM t on a tap or a user network has this name; "
+        "it has none"
+    ) in done.stderr
     receive.terminate()
     finish(receive, 143)
     pair.check_next_try(name)
