@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,12 +60,17 @@ class ProcessId:
 
     def wait_gone(self, timeout: float) -> bool:
         """True when it is gone within timeout seconds."""
-        deadline = time.monotonic() + timeout
-        while self.alive:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.01)
-        return True
+        return ends(lambda: self.alive, timeout)
+
+
+def ends(alive: Callable[[], bool], timeout: float) -> bool:
+    """True when alive() is False within timeout seconds."""
+    deadline = time.monotonic() + timeout
+    while alive():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def _stat(pid: int) -> list[str]:

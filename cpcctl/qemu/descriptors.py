@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from types import TracebackType
 
 CHUNK = 1 << 20
 # A content that nobody can change any more, whoever opens it.
@@ -74,12 +73,7 @@ class Descriptors:
     def __enter__(self) -> Descriptors:
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -7,7 +7,6 @@ import fcntl
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from types import TracebackType
 
 from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.qemu.images import BadImage, Image, OpenFile, open_image
@@ -43,12 +42,7 @@ class Files:
     def __enter__(self) -> Files:
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import time
 from dataclasses import dataclass
 from signal import SIGKILL, SIGTERM
 
@@ -15,7 +14,7 @@ from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.host import life
 from cpcctl.host.files import read_all
 from cpcctl.host.firmware import Hvcpu
-from cpcctl.host.process import ProcessId
+from cpcctl.host.process import ProcessId, ends
 from cpcctl.host.qmp import CONNECT_SECONDS, Qmp
 from cpcctl.host.shm import RingFile
 from cpcctl.host.state import Folders, VmPaths
@@ -56,12 +55,7 @@ class Vm:
 
     def wait_gone(self, timeout: float) -> bool:
         """True when that is proven within timeout seconds."""
-        deadline = time.monotonic() + timeout
-        while self.alive:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.01)
-        return True
+        return ends(lambda: self.alive, timeout)
 
     @property
     def ending(self) -> Ending:
