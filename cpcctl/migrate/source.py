@@ -171,7 +171,7 @@ class Source:
     def connect(self) -> None:
         """Open the control connection. :raise CpcError: (4) or (3) it cannot be."""
         try:
-            own = identity.host_id(self.side.vm.paths.state.parents[1])
+            own = identity.host_id(self.paths.state.parents[1])
             link = tls.connect(self.ticket, self.options.peer_timeout, own)
         except tls.LinkRefused as error:
             raise CpcError(
