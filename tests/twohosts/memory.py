@@ -51,6 +51,12 @@ def cpu_seconds(pid: int, thread: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def asleep(pid: int, thread: int) -> bool:
+    """Whether a thread waits; one that is to wait may still be on its way there."""
+    fields = Path(f"/proc/{pid}/task/{thread}/stat").read_text().rpartition(")")[2].split()
+    return fields[0] == "S"
+
+
 def peak_bytes(pid: int) -> int:
     """Largest resident size that a process has had, the mapped ring file left out."""
     text = Path(f"/proc/{pid}/status").read_text()

@@ -60,6 +60,9 @@ def test_parked_hvcpus_use_no_cpu(pair: Pair) -> None:
     threads = [entry["thread_id"] for entry in listed if entry["state"] == "parked"]
     assert len(threads) == 2, listed
     pid = pair.a.qemu_pid(name)
+    deadline = time.monotonic() + patient(10)
+    while not all(memory.asleep(pid, thread) for thread in threads):
+        assert time.monotonic() < deadline, "parked, and not asleep"
     before = [memory.cpu_seconds(pid, thread) for thread in threads]
     begin = time.monotonic()
     while time.monotonic() - begin < 2:
