@@ -2,7 +2,8 @@
 /*
  * Preloaded into QEMU: a KVM that refuses the system registers of a gvCPU that
  * has run, and takes those of one that was reset. CPC_TEST_REFUSED is a file
- * that it makes when it did. hvCPUs get theirs by another call.
+ * that gets a byte when it did, opened while QEMU may still open it. hvCPUs get theirs by
+ * another call.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +16,13 @@
 
 #define CR0_PG (1ull << 31)
 
+static int refused = -1;
+
+__attribute__((constructor)) static void open_refused(void)
+{
+    refused = open(getenv("CPC_TEST_REFUSED"), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+}
+
 int ioctl(int fd, unsigned long request, ...)
 {
     va_list more;
@@ -24,8 +32,7 @@ int ioctl(int fd, unsigned long request, ...)
     argument = va_arg(more, void *);
     va_end(more);
     if (request == KVM_SET_SREGS2 && ((struct kvm_sregs2 *)argument)->cr0 & CR0_PG) {
-        close(open(getenv("CPC_TEST_REFUSED"), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
-        errno = EINVAL;
+        errno = write(refused, "x", 1) == 1 ? EINVAL : EIO;
         return -1;
     }
     return (int)syscall(SYS_ioctl, fd, request, argument);
