@@ -46,6 +46,8 @@ def show_run(args: argparse.Namespace, ctx: Context) -> int:
 
 def describe(record: Record) -> str:
     """A job for people, several lines."""
+    from cpcctl.migrate import follow
+
     items: Pairs = [
         ("job", record.id),
         ("kind", record.kind),
@@ -58,9 +60,15 @@ def describe(record: Record) -> str:
     for phase in record.phases:
         taken = phase.get("seconds")
         items.append((f"phase {phase['name']}", "now" if taken is None else f"{taken:.3f} s"))
-    items += [(name, value) for name, value in (record.result or record.progress).items()]
+    if not record.result:
+        items += follow.standing(record.progress)
+    elif record.kind == "migrate":
+        items += follow.summary(record.result)
+    else:
+        items += record.result.items()
     if record.error:
         items.append(("error", record.error.get("message")))
         if record.error.get("cause"):
             items.append((f"cause ({record.error.get('host')})", record.error["cause"]))
-    return pairs(items)
+    rounds = (record.result or record.progress).get("rounds", [])
+    return "\n".join(filter(None, (pairs(items), follow.rounds_table(rounds))))

@@ -103,7 +103,7 @@ def document(found: Findings) -> dict[str, Any]:
         "accel": found.accel,
         "network": found.network,
         "phases": phases_of(found.migration),
-        "rounds": len(rounds),
+        "rounds": rounds[-1]["number"] if rounds else 0,
         "round_details": rounds,
         "total_seconds": found.migration.get("total_seconds"),
         "downtime_seconds": found.migration.get("downtime_seconds"),

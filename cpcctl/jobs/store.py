@@ -29,7 +29,7 @@ from cpcctl.host.process import ProcessId
 from cpcctl.host.state import disk_error
 
 RESERVE = 64 << 10
-# A migration of days notes some ten thousand rounds.
+# Several hundred kilobytes at most: what a peer said, a log's end, some rounds.
 JOB_MAX = 4 << 20
 JOB_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 RUNNING = "running"
@@ -275,6 +275,19 @@ class JobStore:
 
     def _reserve(self, job_id: str) -> Path:
         return self.folder / f".{job_id}.reserve"
+
+
+class NoStore(JobStore):
+    """For a look at what a job would meet: it writes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull))
+
+    def save(self, record: Record, *, use_reserve: bool, durable: bool = True) -> None:
+        """Nothing is kept."""
+
+    def drop_reserve(self, job_id: str) -> None:
+        """There is none."""
 
 
 TEXTS = ("id", "kind", "vm", "host", "state", "created", "updated", "phase")

@@ -138,7 +138,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 
 def dry_run(ctx: Context, name: str, ticket: str, options: Options) -> int:
     """Every check on both sides, as a table; 3 when one failed."""
-    from cpcctl.jobs.store import Job, JobStore, Record
+    from cpcctl.jobs.store import Job, NoStore, Record
     from cpcctl.link import ticket as tickets
     from cpcctl.migrate.side import Side
     from cpcctl.migrate.source import Source
@@ -148,7 +148,7 @@ def dry_run(ctx: Context, name: str, ticket: str, options: Options) -> int:
 
     side = Side.attach(lifecycle.attach(ctx.settings, name))
     record = Record("", "migrate", name, ctx.settings.host, "running", "", 0, 0)
-    job = Job(JobStore(ctx.settings.state_dir), record, 0.0)
+    job = Job(NoStore(), record, 0.0)
     source = Source(job, side, tickets.parse(ticket), options)
     try:
         source.connect()

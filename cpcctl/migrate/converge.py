@@ -11,6 +11,7 @@ A guest that writes faster than its memory is copied never comes to that. Where 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 PAGE = 4096
@@ -24,6 +25,8 @@ ENOUGH = 1 << 20
 STALL_SECONDS = 150.0
 # Fewer pages than ever before, and not by chance.
 FEWER = 0.99
+# Of a migration of days; each round writes the job file anew.
+FIRST_KEPT, LAST_KEPT = 10, 30
 # From then on people are told.
 TELL_SECONDS = 5.0
 
@@ -41,6 +44,14 @@ class Round:
     bytes: int
     seconds: float
     dirty: int | None = None
+
+
+def kept(rounds: Sequence[Round]) -> tuple[list[Round], int]:
+    """Those that a job notes, the first and the last ones; how many are left out between."""
+    out = max(0, len(rounds) - FIRST_KEPT - LAST_KEPT)
+    if not out:
+        return list(rounds), 0
+    return [*rounds[:FIRST_KEPT], *rounds[-LAST_KEPT:]], out
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from cpcctl.host.state import Folders, VmLock
 from cpcctl.jobs.store import INTERRUPTED, RUNNING, Job, JobStore, Record
 from cpcctl.ui import interrupts
 from cpcctl.ui.context import Context
-from cpcctl.ui.output import pairs, size, table
+from cpcctl.ui.output import number, pairs, size, table
 
 LOOK_SECONDS = 0.05
 LEAVE_SECONDS = patient(5.0)
@@ -134,7 +134,18 @@ def as_error(document: dict[str, Any], code: int) -> CpcError:
 
 def describe(result: dict[str, Any]) -> str:
     """A migration's result for people."""
-    items: list[tuple[str, object]] = [
+    items = summary(result)
+    for entry in result["phases"]:
+        items.append((f"phase {entry['name']}", _seconds(entry["seconds"])))
+    # A job of an earlier version says nothing of it.
+    protected = result.get("protection")
+    parts = [pairs(items), rounds_table(result["rounds"]), NOT_ATTESTED, protected]
+    return "\n".join(filter(None, parts))
+
+
+def summary(result: dict[str, Any]) -> list[tuple[str, object]]:
+    """A result but for its phases and rounds."""
+    return [
         ("moved", f"{result['vm']} from {result['source']} to {result['destination']}"),
         ("total", _seconds(result["total_seconds"])),
         ("downtime", _seconds(result["downtime_seconds"])),
@@ -143,12 +154,23 @@ def describe(result: dict[str, Any]) -> str:
         ("streams", f"{result['streams']} ({result.get('streams_why', 'unknown')})"),
         ("cipher", f"{result['suite']} ({result.get('suite_why', 'unknown')})"),
     ]
-    for entry in result["phases"]:
-        items.append((f"phase {entry['name']}", _seconds(entry["seconds"])))
-    # A job of an earlier version says nothing of it.
-    protected = result.get("protection")
-    parts = [pairs(items), rounds_table(result["rounds"]), NOT_ATTESTED, protected]
-    return "\n".join(filter(None, parts))
+
+
+def standing(progress: dict[str, Any]) -> list[tuple[str, object]]:
+    """How far a migration is, or was when it ended, but for its rounds."""
+    found: list[tuple[str, object]] = []
+    if "round" in progress:
+        pages = f"{progress['pages']} pages sent, {progress['zero_pages']} zero pages"
+        done, expected = size(progress["bytes_done"]), size(progress["bytes_expected"])
+        found.append((f"round {progress['round']}", f"{done} of {expected}: {pages}"))
+    if "bytes_sent" in progress:
+        found.append(("sent", size(progress["bytes_sent"])))
+    if "expected_downtime_seconds" in progress:
+        expected = _seconds(progress["expected_downtime_seconds"])
+        found.append(("downtime", f"{expected}, if it switched over now"))
+        written, copied = progress["dirty_bytes_per_second"], progress["copy_bytes_per_second"]
+        found.append(("rates", f"{size(written)}/s written by the guest, {size(copied)}/s copied"))
+    return [*found, ("note", progress["note"])] if progress.get("note") else found
 
 
 def rounds_table(rounds: Sequence[dict[str, Any]]) -> str:
@@ -163,7 +185,13 @@ def rounds_table(rounds: Sequence[dict[str, Any]]) -> str:
         )
         for entry in rounds
     ]
-    return table(("ROUND", "PAGES SENT", "ZERO PAGES", "DIRTY AFTER", "BYTES", "TIME"), rows)
+    head = ("ROUND", "PAGES SENT", "ZERO PAGES", "DIRTY AFTER", "BYTES", "TIME")
+    lines = table(head, rows).splitlines()
+    for place in range(len(rounds) - 1, 0, -1):
+        left_out = rounds[place]["number"] - rounds[place - 1]["number"] - 1
+        if left_out:
+            lines.insert(place + 1, f"({number(left_out, 'round')} left out)")
+    return "\n".join(lines)
 
 
 def _paused(seconds: float) -> list[tuple[str, object]]:

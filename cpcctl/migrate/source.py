@@ -308,8 +308,10 @@ class Source:
             rates = converge.rates(self.rounds[-1])
             stalled = self.progress.after_round(dirty, time.monotonic())
             behind = converge.behind(stalled, rates)
+            rounds, left_out = converge.kept(self.rounds)
             self.job.progress(
-                rounds=[asdict(entry) for entry in self.rounds],
+                rounds=[asdict(entry) for entry in rounds],
+                rounds_left_out=left_out,
                 expected_downtime_seconds=round(decision.expected, 3),
                 dirty_bytes_per_second=round(rates.dirty),
                 copy_bytes_per_second=round(rates.copy),

@@ -188,24 +188,78 @@ def test_empty_lists(verb: str, host: Path, capsys: pytest.CaptureFixture[str]) 
     assert json.loads(capsys.readouterr().out) == []
 
 
+RESULT = {
+    "vm": "a", "source": "host-a", "destination": "host-b",
+    "phases": [{"name": "precopy", "seconds": 0.5}],
+    "rounds": [
+        {"number": 1, "pages": 300, "zero_pages": 7892, "bytes": 1_228_800, "seconds": 0.5,
+         "dirty": 90},
+        {"number": 4, "pages": 20, "zero_pages": 0, "bytes": 81_920, "seconds": 0.01,
+         "dirty": None},
+    ],
+    "rounds_left_out": 2, "streams": 1, "stream_bytes": [1_572_864], "streams_why": "one hvCPU",
+    "total_seconds": 1.0, "downtime_seconds": 0.125, "paused_seconds": 0.0,
+    "bytes_sent": 1_572_864, "suite": "AEGIS-128L", "suite_why": "the fastest",
+    "peer_attested": False, "protection": "",
+}  # fmt: skip
+
+
 def test_a_job_is_shown(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = JobStore(host / "s" / "jobs").create("migrate", "a", "host-a", secret="s3cret")
     job.phase("precopy")
-    job.finish("done", result={"rounds": 2})
+    job.finish("done", result=RESULT)
     assert run("job", "show", job.id, "--format", "json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert sorted(shown) == [
         "created", "error", "exit_code", "finished", "host", "id", "kind", "phase", "phases",
         "pid", "pid_started", "progress", "result", "state", "updated", "vm",
     ]
-    assert (shown["state"], shown["result"]) == ("done", {"rounds": 2})
+    assert (shown["state"], shown["result"]) == ("done", RESULT)
     assert run("job", "show", job.id) == 0
     text = capsys.readouterr().out
     assert "phase precopy:" in text
     assert "s3cret" not in text
+    words = {name: value.strip() for name, _, value in (
+        line.partition(":") for line in text.splitlines()
+    )}  # fmt: skip
+    assert words["moved"] == "a from host-a to host-b"
+    assert words["sent"] == "1.5 MiB" and words["downtime"] == "0.125 s"
+    assert text.splitlines()[-4:] == [
+        "ROUND  PAGES SENT  ZERO PAGES  DIRTY AFTER  BYTES     TIME",
+        "1      300         7892        90           1.2 MiB   0.500 s",
+        "(2 rounds left out)",
+        "4      20          0           -            80.0 KiB  0.010 s",
+    ]
+    assert not set("{}[]'") & set(text), text
     assert run("job", "list") == 0
     columns = capsys.readouterr().out.splitlines()[1].split()
     assert columns == [job.id, "migrate", "a", "done", "precopy", "0"]
+
+
+def test_a_job_is_shown_while_it_runs(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also how far one was that failed; JSON has the values as they are."""
+    job = JobStore(host / "s" / "jobs").create("migrate", "a", "host-a")
+    job.phase("copy")
+    progress = {
+        "round": 2, "pages": 12, "zero_pages": 3, "bytes_sent": 3 << 20, "bytes_done": 61_440,
+        "bytes_expected": 1 << 20, "rounds": RESULT["rounds"][:1],  # type: ignore[index]
+        "rounds_left_out": 0, "expected_downtime_seconds": 0.7, "note": "no progress for 9 s",
+        "dirty_bytes_per_second": 5 << 20, "copy_bytes_per_second": 4 << 20,
+    }  # fmt: skip
+    job.progress(**progress)
+    assert run("job", "show", job.id) == 0
+    text = capsys.readouterr().out
+    for line in (
+        "round 2:     60.0 KiB of 1.0 MiB: 12 pages sent, 3 zero pages",
+        "sent:        3.0 MiB",
+        "downtime:    0.700 s, if it switched over now",
+        "rates:       5.0 MiB/s written by the guest, 4.0 MiB/s copied",
+        "note:        no progress for 9 s",
+        "1      300         7892        90           1.2 MiB  0.500 s",
+    ):
+        assert line in text.splitlines(), text
+    assert run("job", "show", job.id, "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out)["progress"] == progress
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from cpcctl.errors import ExitCode
 from cpcctl.jobs.store import Job, JobStore
 from cpcctl.link.ticket import Ticket
+from cpcctl.migrate import report
 from cpcctl.migrate.converge import Round
 from cpcctl.migrate.machine import Event, Phase, decide
 from cpcctl.migrate.options import Options
@@ -79,6 +80,23 @@ def test_a_timeout_says_something_else(tmp_path: Path, monkeypatch: pytest.Monke
     assert stop.value.event is Event.TIMEOUT
     assert source.now - begin > 2000.0
     assert "no progress for" in note(source.job)
+
+
+def test_a_job_notes_the_first_and_the_last_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the hundreds that a copy without an end has."""
+    source = Rounds(tmp_path, monkeypatch, timeout=2000.0)
+    with pytest.raises(Stop):
+        source.copy()
+    progress = source.job.record.progress
+    numbers = [entry["number"] for entry in progress["rounds"]]
+    count = len(source.rounds) - 1  # the operator's limit ended it after one more
+    assert count > 100
+    assert numbers == [*range(1, 11), *range(count - 29, count + 1)]
+    assert progress["rounds_left_out"] == count - len(numbers)
+    found: Any = report.result(source)
+    assert len(found["rounds"]) == 40 and found["rounds_left_out"] == count + 1 - 40
 
 
 def test_pausing_ends_it_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
