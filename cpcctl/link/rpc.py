@@ -88,6 +88,8 @@ class Client:
                 return self._ask(request)
             except LinkLost as error:
                 self.lost = error
+                # Its signs of life would tell the destination that we are still there.
+                self._channel.close()
                 raise
 
     def close(self) -> None:

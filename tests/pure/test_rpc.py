@@ -317,6 +317,9 @@ def test_silent_server_is_lost(ends: tuple[socket.socket, socket.socket]) -> Non
         client.ask(messages.Clock())
     with pytest.raises(LinkLost):
         client.ask(messages.Clock())
+    # It has hung up: signs of life would say that somebody still waits here.
+    while ends[1].recv(1 << 16):
+        pass
     client.close()
 
 
