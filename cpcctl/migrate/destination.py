@@ -43,7 +43,7 @@ from cpcctl.migrate.machine import DestinationFact
 from cpcctl.migrate.network import Network
 from cpcctl.migrate.order import Stage
 from cpcctl.migrate.recovery import stale
-from cpcctl.migrate.side import Side
+from cpcctl.migrate.side import EVENT_SECONDS, Side
 from cpcctl.migrate.streams import Streams
 from cpcctl.ui.check import Check, refusal
 from cpcctl.vm import lifecycle, live
@@ -333,11 +333,12 @@ class Destination:
             # It ran here, and its answer was lost on its way; what came then is another story.
             token = base64.b64decode(self.job.record.data["running"])
             return messages.Released(token, time.time())
+        again = self.stage is Stage.RUNNING
         token = session.run(side.main, request.token)
         self.stage = Stage.RUNNING  # whatever fails from here on
         try:
-            released = side.event_time("CPC_RELEASED")
-        except TimeoutError:  # asked again: the event was taken the first time
+            released = side.event_time("CPC_RELEASED", 0.0 if again else EVENT_SECONDS)
+        except TimeoutError:  # asked again: another controller has had the event
             released = time.time()
         self._announce()
         self.job.record.data["running"] = base64.b64encode(token).decode("ascii")

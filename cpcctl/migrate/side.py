@@ -148,13 +148,14 @@ class Side:
             self.qmp.hand_over("device-state", descriptor)
         self.qmp.execute("cpc-load-device-state", fdname="device-state", sha256=sha256)
 
-    def event_time(self, name: str) -> float:
-        """When QEMU emitted an event, in seconds of its host's clock."""
+    def event_time(self, name: str, timeout: float = EVENT_SECONDS) -> float:
+        """When QEMU emitted an event, in seconds of its host's clock. :raise TimeoutError: none
+        came in so many seconds."""
 
         def wanted(event: Event) -> bool:
             return bool(event["event"] == name)
 
-        stamp = self.qmp.wait_event(wanted, EVENT_SECONDS)["timestamp"]
+        stamp = self.qmp.wait_event(wanted, timeout)["timestamp"]
         return float(stamp["seconds"]) + float(stamp["microseconds"]) / 1e6
 
     def abort(self) -> bytes:
