@@ -28,6 +28,7 @@ from cpcctl.migrate.events import Events
 from cpcctl.migrate.messages import REQUESTS
 from cpcctl.migrate.network import Network
 from cpcctl.migrate.order import Stage
+from cpcctl.migrate.recovery import outcome
 from cpcctl.migrate.side import Side
 from cpcctl.ui import interrupts
 from cpcctl.ui.context import Context
@@ -139,7 +140,7 @@ def _attach_again(ctx: Context, destination: Destination, name: str) -> None:
             exit_code=ExitCode.UNPROVEN,
             host=ctx.settings.host,
             cause=error.cause or error.message,
-            hint=f"cpcctl vm status {name}\ncpcctl job resume {destination.job.id}, after that",
+            hint=outcome.ask_again(error, name, destination.job.id),
         )
         destination.job.finish("unproven", error=failure)
         raise failure from error
@@ -254,7 +255,14 @@ def _report(ctx: Context, job: Job, destination: Destination) -> int:
     ended = destination.ended_since() if _ran(destination) else None
     if destination.stage is Stage.RUNNING and ended is None:
         result: dict[str, Any] = {"vm": name, "host": ctx.settings.host, "state": "running"}
-        _forget_secrets(ctx, job)
+        if destination.finished.is_set():
+            _forget_secrets(ctx, job)
+        else:
+            # It went away with its question open, and nobody else can answer that.
+            ctx.out.note(
+                f"the source does not know yet that VM {name} runs here\n"
+                f"  try: cpcctl job resume {job.id}, when the source asks again"
+            )
         job.finish("done", result=result)
         try:
             ctx.out.result(result, f"{name} runs on {ctx.settings.host}")

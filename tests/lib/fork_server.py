@@ -10,6 +10,7 @@ takes to load it: a small server that has loaded it forks for each of them.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import selectors
@@ -55,15 +56,20 @@ class Command:
 
 
 class ForkServer:
-    """The server's process; ends with the block, its commands do not."""
+    """The server's process; ends with the block, its commands do not.
 
-    def __init__(self) -> None:
+    env: for what the modules make of it when they are loaded, such as CPCCTL_PATIENCE
+    """
+
+    _number = itertools.count()
+
+    def __init__(self, **env: str) -> None:
         self._folder = Path(os.environ.get("TMPDIR", "/tmp"))
-        self._path = self._folder / f"cpc-fork-{os.getpid()}.sock"
+        self._path = self._folder / f"cpc-fork-{os.getpid()}-{next(self._number)}.sock"
         self._path.unlink(missing_ok=True)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.lib.fork_server", str(self._path)],
-            cwd=TOP, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            cwd=TOP, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **env},
         )  # fmt: skip
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n"

@@ -9,7 +9,7 @@ import pytest
 
 from tests.lib.fake_machine import build
 from tests.lib.fork_server import ForkServer
-from tests.recovery.hosts import Scene
+from tests.recovery.hosts import IMPATIENT, Scene
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +17,13 @@ def server() -> Iterator[ForkServer]:
     """One for a module; what a fake machine needs is built before."""
     build.library()
     with ForkServer() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def impatient(server: ForkServer) -> Iterator[ForkServer]:
+    """One whose commands do not wait long for what does not come, see Host.impatient()."""
+    with ForkServer(CPCCTL_PATIENCE=IMPATIENT) as found:
         yield found
 
 

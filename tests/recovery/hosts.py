@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -26,6 +27,8 @@ SECONDS = patient(60.0)
 VM = "t"
 # How long a side waits for the other one.
 PEER_SECONDS, GRACE_SECONDS = patient(2.0), patient(1.0)
+# A factor, see Host.impatient().
+IMPATIENT = f"{patient(0.2):g}"
 T = TypeVar("T")
 
 
@@ -48,6 +51,7 @@ class Host:
         self.folder = folder
         self.stage = stage
         self._server = server
+        self._patient = server
         self._count = 0
         folder.mkdir()
         keep = ("PATH", "HOME", "TMPDIR", "PYTHONPATH", "CPC_TEST_RUN", "CPCCTL_PATIENCE")
@@ -62,6 +66,17 @@ class Host:
             "CPCCTL_PROGRESS": "none",
             "CPCCTL_ALLOW_PATHS": str(folder.parent),
         }
+
+    def impatient(self, server: ForkServer | None) -> None:
+        """From now on commands here wait a fifth as long for what does not come, by that server;
+        None: as long as ever."""
+        self._server = server or self._patient
+        if server is None:
+            self.env.pop("CPCCTL_PATIENCE", None)
+            if "CPCCTL_PATIENCE" in os.environ:
+                self.env["CPCCTL_PATIENCE"] = os.environ["CPCCTL_PATIENCE"]
+        else:
+            self.env["CPCCTL_PATIENCE"] = IMPATIENT
 
     def start(self, *argv: str, out: Path | None = None) -> Command:
         """Begin a command here."""
@@ -98,6 +113,18 @@ class Host:
         """"absent", or what `vm status` says of the VM."""
         found = self.json("vm", "status", VM)
         return "absent" if found is None else str(found["state"])
+
+    def check_nothing_left(self) -> None:
+        """No file of the VM is here, and no QEMU that was ever started."""
+        for folder in ("s/vms", "r/vms", "r/locks"):
+            assert not (self.folder / folder / VM).exists(), f"{folder}/{VM} on {self.name}"
+        for line in self.stage.lines():
+            name, pid, *_ = line.split()
+            assert name != self.name or ProcessId.of(int(pid)) is None, line
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                command = (process / "cmdline").read_bytes()
+                assert self.env["CPCCTL_QEMU"].encode() not in command, process
 
     def process(self, kind: str) -> ProcessId:
         """The controller of the newest job of a kind."""

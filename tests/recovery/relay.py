@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cable between two hosts: a TCP relay that a test can cut and mend."""
+"""The cable between two hosts: a TCP relay that a test can cut, mend and make silent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Relay:
         self._to = port
         self._loop = selectors.DefaultSelector()
         self._ends: dict[socket.socket, socket.socket] = {}
-        self._cut = False
+        self._cut = self._silent = False
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._server.getsockname()[1]
         self._wake, self._woken = socket.socketpair()
@@ -30,7 +30,12 @@ class Relay:
 
     def cut(self, broken: bool = True) -> None:
         """From now on every connection is broken and none is made; or it is mended."""
-        self._cut = broken
+        self._cut, self._silent = broken, False
+        self._wake.send(b"c")
+
+    def hush(self) -> None:
+        """From now on nothing gets through, and nobody is told; until it is cut or mended."""
+        self._silent = True
         self._wake.send(b"c")
 
     def close(self) -> None:
@@ -45,9 +50,7 @@ class Relay:
                 end = key.fileobj
                 assert isinstance(end, socket.socket)
                 if end is self._woken:
-                    end.recv(64)
-                    if self._cut:
-                        self._drop(list(self._ends))
+                    self._told()
                 elif end is self._server:
                     self._accept()
                 elif end in self._ends:
@@ -56,6 +59,14 @@ class Relay:
         for end in (self._server, self._wake, self._woken):
             end.close()
         self._loop.close()
+
+    def _told(self) -> None:
+        self._woken.recv(64)
+        broken = self._cut or self._silent
+        while self._silent and not self._closed:
+            self._woken.recv(64)
+        if broken:
+            self._drop(list(self._ends))
 
     def _accept(self) -> None:
         near = self._server.accept()[0]

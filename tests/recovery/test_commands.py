@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.lib.fork_server import ForkServer
 from tests.patience import patient
 from tests.recovery.hosts import PEER_SECONDS, VM, Scene, finish, kill, told
 from tests.recovery.test_kill_matrix import check_journal
+from tests.recovery.test_not_known import settled_on_b
 
 FULL = Path("/dev/full")
 
@@ -47,18 +49,74 @@ def test_receive_that_cannot_print_its_ticket(scene: Scene) -> None:
     assert "error: " in receive.err.read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+# A host and a point of its machine, in the handshake, the copy and the switchover.
+BEFORE_COMMIT = (("b", "before ACCEPT"), ("a", "before SEND"), ("b", "before PREPARE"))
+
+
+@pytest.mark.parametrize(
+    ("number", "host", "at"),
+    [
+        *((number, "a", "before SEND") for number in SIGNALS),
+        *((signal.SIGHUP, *point) for point in BEFORE_COMMIT if point[0] == "b"),
+    ],
+)
 @pytest.mark.parametrize("command", ["migrate", "receive"])
-def test_signal_cancels(scene: Scene, command: str, number: signal.Signals) -> None:
-    """Both sides are told, the guest goes on on the source."""
-    migrate, receive = scene.moving(scene.a, "before SEND")
+def test_signal_cancels(
+    scene: Scene, command: str, number: signal.Signals, host: str, at: str
+) -> None:
+    """Both sides are told, the guest goes on on the source, and nothing is left elsewhere."""
+    held = scene.a if host == "a" else scene.b
+    migrate, receive = scene.moving(held, at)
     (migrate if command == "migrate" else receive).kill(number)
-    scene.stage.release("host-a")
+    scene.stage.release(held.name)
     codes = finish(migrate), finish(receive)
     assert codes[0] == (128 + number if command == "migrate" else 1), told(migrate)
     assert codes[1] == (128 + number if command == "receive" else 1), told(receive)
-    assert (scene.a.state(), scene.b.state()) == ("running", "absent")
+    assert f"VM {VM} runs on host-a" in migrate.err.read_text()
+    assert scene.a.state() == "running" and scene.stage.runs_somewhere()
+    scene.b.check_nothing_left()
     check_journal(scene.stage.lines())
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signal_before_anything_has_begun(scene: Scene, number: signal.Signals) -> None:
+    migrate, receive = scene.moving(scene.a, "before query-status")
+    migrate.kill(number)
+    scene.stage.release("host-a")
+    assert finish(migrate) == 128 + number, told(migrate)
+    assert scene.a.state() == "running"
+    receive.kill(number)
+    assert finish(receive) == 128 + number, told(receive)
+    scene.b.check_nothing_left()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signal_to_migrate_after_the_commit_is_too_late(
+    scene: Scene, number: signal.Signals
+) -> None:
+    migrate, receive = scene.moving(scene.a, "after COMMIT")
+    migrate.kill(number)
+    scene.stage.release("host-a")
+    assert (finish(migrate), finish(receive)) == (0, 0), told(migrate) + told(receive)
+    assert (scene.a.state(), scene.b.state()) == ("absent", "running")
+    check_journal(scene.stage.lines())
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signal_to_receive_after_the_commit(
+    scene: Scene, impatient: ForkServer, number: signal.Signals
+) -> None:
+    """It keeps the guest that runs there, and can still answer the source, which cannot know."""
+    scene.a.impatient(impatient)
+    migrate, receive = scene.moving(scene.b, "before RUN")
+    receive.kill(number)
+    scene.stage.release("host-b")
+    assert (finish(migrate), finish(receive)) == (5, 0), told(migrate) + told(receive)
+    assert "cpcctl job resume" in receive.err.read_text()
+    assert (scene.a.state(), scene.b.state()) == ("frozen", "running")
+    scene.a.impatient(None)
+    settled_on_b(scene)
 
 
 def test_source_falls_silent_while_the_destination_waits_for_the_rest(scene: Scene) -> None:

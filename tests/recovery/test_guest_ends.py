@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.recovery.hosts import Scene, finish, told, until
+from tests.recovery.hosts import VM, Host, Scene, finish, told, until
 from tests.recovery.test_kill_matrix import check_journal
 
 # While the guest runs on the source.
@@ -14,24 +14,43 @@ RUNNING = ("before query-status", "before OPEN", "before SEND", "before FREEZE")
 WORDS = {"shutdown": "the guest shut down", "panic": "the guest panicked"}
 
 
-@pytest.mark.parametrize(
-    ("at", "how"), [*((at, "shutdown") for at in RUNNING), ("before SEND", "panic")]
-)
+@pytest.mark.parametrize("at", RUNNING)
+@pytest.mark.parametrize("how", WORDS)
 def test_guest_that_ends_itself_is_stopped_and_not_lost(scene: Scene, at: str, how: str) -> None:
+    """Every verb says how, on both sides."""
     migrate, receive = scene.moving(scene.a, at)
     scene.stage.order("host-a", how)
     scene.stage.release("host-a")
-    code = finish(migrate)
-    assert code not in (0, 5, 7), told(migrate)
+    assert finish(migrate) == 8, told(migrate)
     said = migrate.err.read_text()
     assert WORDS[how] in said and "lost" not in said
-    assert scene.a.state() == "stopped"
-    shown = scene.a.json("job", "show", scene.a.job("migrate")["id"])
-    assert WORDS[how] in str(shown["error"]) and shown["exit_code"] == code
+    assert f"VM {VM} is stopped on host-a" in said and "cpcctl vm start" in said
+    assert ended_by(scene.a) == how
+    assert job_says(scene.a, "migrate", how) == 8
     if at == RUNNING[0]:
         receive.kill()  # it was asked for nothing, and waits on
-    assert finish(receive) in (-9, 1, code), told(receive)
-    assert "lost" not in receive.err.read_text() and scene.b.state() == "absent"
+        finish(receive)
+        return
+    assert finish(receive) == 8, told(receive)
+    assert WORDS[how] in receive.err.read_text() and "lost" not in receive.err.read_text()
+    assert job_says(scene.b, "receive", how) == 8
+    scene.b.check_nothing_left()
+
+
+def ended_by(host: Host) -> str:
+    """What `vm status` says of the end of a VM that is stopped there."""
+    found = host.json("vm", "status", VM)
+    assert found["state"] == "stopped" and found["ended"] in WORDS.values(), found
+    return str(found["ended_by"]).removeprefix("guest-")
+
+
+def job_says(host: Host, kind: str, how: str) -> int:
+    """The exit code of the newest job of a kind, whose end `job show` gives that reason for."""
+    job = host.job(kind)["id"]
+    assert WORDS[how] in host.run("job", "show", job).out.read_text()
+    shown = host.json("job", "show", job)
+    assert WORDS[how] in str(shown["error"])
+    return int(shown["exit_code"])
 
 
 @pytest.mark.parametrize("at", ["before SEND", "before FREEZE"])
@@ -58,12 +77,16 @@ def test_crash_of_the_source(scene: Scene, at: str) -> None:
     assert finish(receive) == (-9 if preflight else 7), told(receive)
 
 
-def test_guest_that_ends_right_after_it_arrived(scene: Scene) -> None:
-    """It moved: that it shut down there is what `vm status` says."""
-    migrate, receive = scene.moving(scene.a, "before FINISH")
-    scene.stage.order("host-b", "shutdown")
+@pytest.mark.parametrize("how", WORDS)
+@pytest.mark.parametrize("at", ["before FINISH", "after FINISH"])
+def test_guest_that_ends_right_after_it_arrived(scene: Scene, at: str, how: str) -> None:
+    """It moved: how it ended there is what the destination says."""
+    migrate, receive = scene.moving(scene.a, at)
+    scene.stage.order("host-b", how)
     until(lambda: not scene.stage.runs_somewhere(), "the guest to end")
     scene.stage.release("host-a")
     assert finish(migrate) == 0, told(migrate)
-    assert finish(receive) not in (5, 7), told(receive)
-    assert scene.b.state() == "stopped"
+    assert finish(receive) == 8, told(receive)
+    assert f"VM {VM} arrived on host-b; then {WORDS[how]}" in receive.err.read_text()
+    assert job_says(scene.b, "receive", how) == 8
+    assert scene.a.state() == "absent" and ended_by(scene.b) == how

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from tests.lib.fork_server import Command
+from tests.lib.fork_server import Command, ForkServer
 from tests.patience import patient
 from tests.recovery.hosts import VM, Scene, finish, kill, told, until
 from tests.recovery.kills import qemu, resume
@@ -94,21 +94,28 @@ def test_what_a_job_that_is_not_settled_stands_in_the_way_of(scene: Scene) -> No
         finish(command)
 
 
-def test_destination_controller_stays_away_after_the_commit(scene: Scene) -> None:
+def test_destination_controller_stays_away_after_the_commit(
+    scene: Scene, impatient: ForkServer
+) -> None:
+    scene.a.impatient(impatient)
     migrate, receive = scene.moving(scene.b, "before RUN", grace=LONG)
     receive.kill()
     finish(receive)
     scene.stage.release("host-b")
     assert finish(migrate) == 5, told(migrate)
     assert "job resume" in migrate.err.read_text()
+    scene.a.impatient(None)
     again, ours = resume(scene.b, "receive"), resume(scene.a, "migrate")
     assert (finish(ours), finish(again)) == (0, 0), told(ours) + told(again)
     assert (scene.a.state(), scene.b.state()) == ("absent", "running")
     check_journal(scene.stage.lines())
 
 
-def test_cut_that_lasts_until_the_destination_has_given_up(scene: Scene) -> None:
+def test_cut_that_lasts_until_the_destination_has_given_up(
+    scene: Scene, impatient: ForkServer
+) -> None:
     """COMMIT never arrived. The destination's ABORT is what lets the source go on."""
+    scene.a.impatient(impatient)
     migrate, receive = scene.moving(scene.a, "after COMMIT")
     scene.cable.cut()
     scene.stage.release("host-a")
@@ -116,6 +123,7 @@ def test_cut_that_lasts_until_the_destination_has_given_up(scene: Scene) -> None
     assert finish(migrate) == 5, told(migrate)
     assert not scene.stage.runs_somewhere()
     scene.cable.cut(False)
+    scene.a.impatient(None)
     again, ours = resume(scene.b, "receive"), resume(scene.a, "migrate")
     assert finish(ours) == 1, told(ours)
     assert finish(again) == 1, told(again)

@@ -130,6 +130,6 @@ def _cannot_be_asked(source: Source, machine: Absent) -> Outcome:
         exit_code=ExitCode.UNPROVEN,
         host=source.here,
         cause=f"{words}\nthe destination {fact.value}",
-        hint=f"cpcctl vm status {source.name}\ncpcctl job resume {source.job.id}, after that",
+        hint=outcome.ask_again(machine.trouble, source.name, source.job.id),
     )
     return Outcome(Place.UNKNOWN, error)

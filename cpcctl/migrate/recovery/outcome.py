@@ -91,6 +91,13 @@ def unproven(cause: CpcError, name: str, job: str, trouble: Exception | None) ->
     )
 
 
+def ask_again(trouble: CpcError, name: str, job: str) -> str:
+    """The hint for a machine that lives and could not be asked."""
+    # What refuses to be asked says what it lacks, such as a living hvCPU.
+    refused = trouble.exit_code is ExitCode.REFUSED and trouble.hint
+    return f"{refused or f'cpcctl vm status {name}'}\ncpcctl job resume {job}, after that"
+
+
 def said(error: Exception) -> str:
     """An error in one line, its cause with it."""
     if isinstance(error, CpcError):

@@ -19,8 +19,8 @@ from cpcctl.migrate.side import Side
 from cpcctl.migrate.source import Source
 
 # The destination may hold the disks until it gives up; see --grace of receive.
-DISK_SECONDS = 90.0
-RECONNECT_SECONDS = 20.0
+DISK_SECONDS = patient(90.0)
+RECONNECT_SECONDS = patient(20.0)
 DEATH_SECONDS = patient(2.0)
 AGAIN_SECONDS = 0.3
 

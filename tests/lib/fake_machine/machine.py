@@ -73,6 +73,7 @@ class Machine:
         self.news, theirs = os.pipe()
         self.incoming = config.incoming
         self.loaded = False
+        self._mute, self._missed = False, set[int]()
         self.logging = False
         self.disks = [Disk(path) for path in config.disks]
         for disk, active in zip(self.disks, config.disks.values(), strict=True):
@@ -83,11 +84,12 @@ class Machine:
         with open(config.firmware, "rb") as file:
             self.image = file.read()
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._ring = os.open(config.ring, os.O_RDWR | os.O_CLOEXEC)
         layout = Layout(
             ring_size=config.ring_size, ram_pages=config.memory >> 12,
             max_pages=abi.MAX_PAGES(config.max_memory), hvcpus=config.hvcpu_max,
             gvcpus=config.vcpus, gvcpu_max=config.max_vcpus, incoming=config.incoming,
-            ring=os.open(config.ring, os.O_RDWR | os.O_CLOEXEC),
+            ring=self._ring,
             journal=os.open(journal, flags | os.O_APPEND, 0o666),
             guest=os.open(guest, flags, 0o666), news=theirs,
         )  # fmt: skip
@@ -119,9 +121,17 @@ class Machine:
 
     def wake(self, hvcpu: int) -> None:
         """Wake an hvCPU, if there is such a one and it lives."""
-        if 0 <= hvcpu < len(self.hvcpus) and self.hvcpus[hvcpu]["state"] == "added":
+        if self._mute:
+            self._missed.add(hvcpu)
+        elif 0 <= hvcpu < len(self.hvcpus) and self.hvcpus[hvcpu]["state"] == "added":
             self.hvcpus[hvcpu]["wakes"] += 1
             self._lib.fake_wake(hvcpu)
+
+    def mute(self, on: bool) -> None:
+        """From now on no hvCPU wakes; or those do that were woken meanwhile."""
+        self._mute = on
+        while not on and self._missed:
+            self.wake(self._missed.pop())
 
     def answer_late(self, hvcpu: int, late: Callable[[], None]) -> None:
         """Wake an hvCPU for a call that does not wait for bytes; nobody sees its answer
@@ -191,7 +201,7 @@ class Machine:
             "isolated": True,
             "dirty-log": self.logging,
             "trusted-bytes": 1 << 22,
-            "shm-bytes": os.stat(self.config.ring).st_size,
+            "shm-bytes": os.fstat(self._ring).st_size,  # its name may be gone
             "ring-bytes": self.config.ring_size,
             "max-pages": abi.MAX_PAGES(self.config.max_memory),
             "hvcpus": [{**e, "state": self._state(e), "thread-id": 0} for e in self.hvcpus],

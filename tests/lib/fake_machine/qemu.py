@@ -203,6 +203,8 @@ class Qemu:
         elif order == "dead-hvcpus":
             for number in machine.kill_hvcpus():
                 self.event("CPC_HVCPU_DEAD", id=number, reason="triple fault")
+        elif order in ("mute-hvcpus", "wake-hvcpus"):
+            machine.mute(order == "mute-hvcpus")
         elif not machine.runs:
             return  # a guest that stands still does nothing
         elif order == "shutdown":

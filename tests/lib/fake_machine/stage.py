@@ -20,8 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 LOOK_EVERY = 0.002
-# What a guest does of itself; abort() in QEMU; its main loop hangs, and goes on; all hvCPUs die.
-ORDERS = ("shutdown", "reset", "panic", "crash", "deaf", "hear", "dead-hvcpus")
+# What a guest does of itself; abort() in QEMU; its main loop hangs, and goes on; all hvCPUs die;
+# they live and do not wake, and do.
+ORDERS = (
+    "shutdown", "reset", "panic", "crash", "deaf", "hear", "dead-hvcpus", "mute-hvcpus",
+    "wake-hvcpus",
+)  # fmt: skip
 
 
 class Stage:
