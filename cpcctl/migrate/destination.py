@@ -48,6 +48,7 @@ from cpcctl.migrate.streams import Streams
 from cpcctl.ui.check import Check, refusal
 from cpcctl.vm import lifecycle, live
 from cpcctl.vm import spec as specs
+from cpcctl.vm.ending import Ending
 from cpcctl.vm.files import Files
 from cpcctl.vm.spec import VmSpec
 
@@ -304,6 +305,8 @@ class Destination:
         side = self.side
         if side is None or side.vm.alive:
             return None
+        if self.prepared and side.vm.ending.by_guest:
+            return self.ended_since()
         return CpcError(
             f"QEMU of VM {side.vm.name} died on {self.settings.host}",
             host=self.settings.host,
@@ -348,9 +351,7 @@ class Destination:
     def _announce(self) -> None:
         """Tell the network where the guest is now; the switchover is ours, not QEMU's."""
         with contextlib.suppress(QmpError):
-            self._side().qmp.execute(
-                "announce-self", initial=50, max=550, rounds=5, step=100
-            )
+            self._side().qmp.execute("announce-self", initial=50, max=550, rounds=5, step=100)
 
     def _query(self, _: messages.Query) -> messages.Fact:
         """How far the firmware is; with the token that proves it where there is one."""
@@ -368,9 +369,7 @@ class Destination:
             return
         vm = self.side.vm
         if not vm.alive:
-            # What the guest did after it had been given to this host is no loss.
-            ran = "running" in self.job.record.data and vm.ending.by_guest
-            self.stage = Stage.RUNNING if ran else Stage.DEAD
+            self.stage = self.after_its_end(vm.ending)
             return
         # Who asks has stopped sending: a stream still waiting would be in the way.
         if self.streams is not None:
@@ -379,7 +378,8 @@ class Destination:
             self.side.settle_calls()
             phase = self.side.query().phase
         except CpcError:
-            self.stage = Stage.DEAD if vm.wait_gone(GONE_SECONDS) else Stage.UNKNOWN
+            gone = vm.wait_gone(GONE_SECONDS)
+            self.stage = self.after_its_end(vm.ending) if gone else Stage.UNKNOWN
             raise
         self.stage = {
             abi.PHASE_PREPARED: Stage.PREPARED,
@@ -387,6 +387,11 @@ class Destination:
             abi.PHASE_ABORTED: Stage.ABORTED,
             abi.PHASE_FAILED: Stage.FAILED,
         }.get(phase, Stage.BROKEN)
+
+    def after_its_end(self, ending: Ending) -> Stage:
+        """What a QEMU that is gone leaves to be told."""
+        told = "running" in self.job.record.data
+        return order.after_its_end(by_guest=ending.by_guest, prepared=self.prepared, told=told)
 
     def _done(self, _: messages.Done) -> messages.Empty:
         self.finished.set()

@@ -138,6 +138,7 @@ class DestinationFact(Enum):
     FAILED = "has failed and waits to be given up"
     RUNNING = "runs the guest"
     ABORTED = "has given up for ever"
+    ENDED = "ran the guest, which has ended by itself since"
     DEAD = "QEMU has gone"
     UNKNOWN = "has a QEMU that it cannot ask"
     UNREACHABLE = "cannot be asked"
@@ -153,6 +154,7 @@ class Step(Enum):
     FINISH = "tell the source that the destination runs"
     CLEAN_SOURCE = "remove what is left on the source"
     NOTHING = "nothing to do"
+    ENDED = "nothing to run any more: the guest ended by itself on the destination"
     LOST = "proven lost"
     UNPROVEN = "not proven"
 
@@ -193,6 +195,7 @@ def settle(source: SourceFact, destination: DestinationFact, *, commit_token: bo
         DestinationFact.ABORTED: Step.RESUME_WITH_ABORT,
         DestinationFact.PREPARED: Step.SEND_COMMIT,
         DestinationFact.FAILED: Step.ASK_ABORT,
+        DestinationFact.ENDED: Step.ENDED,
         DestinationFact.NOTHING: Step.LOST,
         DestinationFact.RECEIVING: Step.LOST,
         DestinationFact.DEAD: Step.LOST,

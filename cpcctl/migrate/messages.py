@@ -54,7 +54,8 @@ DESCRIPTION = Document(values=4096, depth=8)
 SPEEDS = Document(values=16, depth=1)
 # DestinationFact, but for UNREACHABLE, which is the source's own finding.
 FACTS = (
-    "NOTHING", "RECEIVING", "PREPARED", "RUNNING", "ABORTED", "FAILED", "DEAD", "UNKNOWN",
+    "NOTHING", "RECEIVING", "PREPARED", "RUNNING", "ABORTED", "ENDED", "FAILED", "DEAD",
+    "UNKNOWN",
 )
 
 

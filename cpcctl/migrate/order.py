@@ -23,6 +23,7 @@ class Stage(Enum):
     RECEIVING = "takes data streams"
     PREPARED = "has everything and waits for the commit"
     RUNNING = "runs the guest"
+    RAN = "ran the guest, which has ended by itself since"
     BROKEN = "could not do a step and waits to abort"
     FAILED = "has a firmware that failed and waits to abort"
     ABORTED = "has aborted permanently"
@@ -43,6 +44,7 @@ FACTS = {
     Stage.RECEIVING: DestinationFact.RECEIVING,
     Stage.PREPARED: DestinationFact.PREPARED,
     Stage.RUNNING: DestinationFact.RUNNING,
+    Stage.RAN: DestinationFact.ENDED,
     Stage.BROKEN: DestinationFact.RECEIVING,
     Stage.FAILED: DestinationFact.FAILED,
     Stage.ABORTED: DestinationFact.ABORTED,
@@ -64,8 +66,8 @@ TAKEN: dict[str, frozenset[Stage]] = {
     "complete": frozenset({Stage.RECEIVING}),
     # Both tokens may have been lost on their way, so this may be asked again.
     "run": frozenset({Stage.PREPARED, Stage.RUNNING}),
-    "abort": ANY - {Stage.RUNNING},
-    "done": frozenset({Stage.RUNNING, Stage.ABORTED, Stage.ENDED}),
+    "abort": ANY - {Stage.RUNNING, Stage.RAN},
+    "done": frozenset({Stage.RUNNING, Stage.RAN, Stage.ABORTED, Stage.ENDED}),
 }
 # Where a request leads that succeeds. The others change nothing, or, abort and query,
 # lead where the firmware says.
@@ -94,3 +96,15 @@ def after(request: str, stage: Stage, *, ok: bool) -> Stage:
     if ok:
         return LEADS.get(request, stage)
     return Stage.BROKEN if request in BREAKING else stage
+
+
+def after_its_end(*, by_guest: bool, prepared: bool, told: bool) -> Stage:
+    """Where the destination is once its QEMU is gone.
+
+    by_guest: the guest ended by itself, so it had run and so it had been given away.
+    prepared: it may have been. told: RUN's token is kept, with which the source can still
+    be answered as if nothing had happened since.
+    """
+    if not (by_guest and prepared):
+        return Stage.DEAD
+    return Stage.RUNNING if told else Stage.RAN

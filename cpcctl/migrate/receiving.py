@@ -107,13 +107,13 @@ def resume(ctx: Context, job: Job) -> int:
     secret = base64.b64decode(data["secret"])
     listener = Listener(wishes.host, wishes.port, tls.server_context(identity), secret)
     destination = Destination(_allowing(ctx, wishes), job, listener, wishes.network)
+    destination.prepared = True  # it may have been; a source may need the answer
     name = data.get("launched")
     if name:
         destination.lock = VmLock.take(Folders.of(ctx.settings), name, f"receive {job.id}")
         _attach_again(ctx, destination, name)
     elif data.get("abort"):
         destination.stage = Stage.ABORTED
-    destination.prepared = True  # it may have been; a source may need the answer
     job.phase("wait")
     with Events(ctx).following(destination):
         return _end(ctx, job, destination, wishes, wishes.grace)
@@ -130,8 +130,8 @@ def _attach_again(ctx: Context, destination: Destination, name: str) -> None:
         destination.refresh()
     except CpcError as error:
         if registry.gone(ctx.settings, name):
-            ended = "running" in destination.job.record.data
-            destination.stage = Stage.RUNNING if ended and _by_guest(ctx, name) else Stage.DEAD
+            ending = live.ended(Folders.of(ctx.settings).vm(name).log)
+            destination.stage = destination.after_its_end(ending)
             return
         destination.close()
         destination.listener.close()
@@ -144,10 +144,6 @@ def _attach_again(ctx: Context, destination: Destination, name: str) -> None:
         )
         destination.job.finish("unproven", error=failure)
         raise failure from error
-
-
-def _by_guest(ctx: Context, name: str) -> bool:
-    return live.ended(Folders.of(ctx.settings).vm(name).log).by_guest
 
 
 def _allowing(ctx: Context, wishes: Wishes) -> Settings:
@@ -233,7 +229,7 @@ def _abandon(destination: Destination, error: CpcError) -> None:
 def _ran(destination: Destination) -> bool:
     """The guest was given to this host and ran, whatever became of it since."""
     dead = destination.stage is Stage.DEAD and "running" in destination.job.record.data
-    return dead or destination.stage is Stage.RUNNING
+    return dead or destination.stage in (Stage.RUNNING, Stage.RAN)
 
 
 def _lonely(destination: Destination, wishes: Wishes) -> CpcError:

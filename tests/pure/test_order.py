@@ -18,6 +18,7 @@ TAKES = {
     Stage.RECEIVING: {"watch", "complete", "abort"},
     Stage.PREPARED: {"watch", "run", "abort"},
     Stage.RUNNING: {"watch", "run", "done"},
+    Stage.RAN: {"watch", "done"},
     Stage.BROKEN: {"watch", "abort"},
     Stage.FAILED: {"watch", "abort"},
     Stage.DEAD: {"watch", "abort"},
@@ -53,6 +54,23 @@ def test_the_way_it_goes() -> None:
         order.check(request, stage)
         stage = order.after(request, stage, ok=True)
     assert stage is Stage.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("by_guest", "prepared", "told", "stage"),
+    [
+        (True, True, True, Stage.RUNNING),
+        (True, True, False, Stage.RAN),
+        # It never ran: whatever made its firmware give up ended a guest that was not here yet.
+        (True, False, False, Stage.DEAD),
+        (False, True, True, Stage.DEAD),
+        (False, True, False, Stage.DEAD),
+    ],
+)
+def test_what_a_qemu_that_is_gone_leaves(
+    by_guest: bool, prepared: bool, told: bool, stage: Stage
+) -> None:
+    assert order.after_its_end(by_guest=by_guest, prepared=prepared, told=told) is stage
 
 
 @pytest.mark.parametrize("request_name", sorted(messages.REQUESTS))

@@ -90,3 +90,21 @@ def test_guest_that_ends_right_after_it_arrived(scene: Scene, at: str, how: str)
     assert f"VM {VM} arrived on host-b; then {WORDS[how]}" in receive.err.read_text()
     assert job_says(scene.b, "receive", how) == 8
     assert scene.a.state() == "absent" and ended_by(scene.b) == how
+
+
+@pytest.mark.parametrize("how", WORDS)
+def test_guest_that_ends_before_its_source_knows_that_it_arrived(scene: Scene, how: str) -> None:
+    """In the switchover: the firmware there has begun to run it, and its answer is on the way."""
+    migrate, receive = scene.moving(scene.b, "after RUN")
+    scene.stage.order("host-b", how)  # done when the machine goes on, before the answer is seen
+    scene.stage.release("host-b")
+    assert (finish(migrate), finish(receive)) == (8, 8), told(migrate) + told(receive)
+    for command in (migrate, receive):
+        said = command.err.read_text()
+        assert WORDS[how] in said and "lost" not in said and "died" not in said, said
+    assert f"it is stopped on {scene.b.name}" in migrate.err.read_text()
+    assert (job_says(scene.a, "migrate", how), job_says(scene.b, "receive", how)) == (8, 8)
+    assert (scene.a.state(), ended_by(scene.b)) == ("frozen", how)
+    # As it says.
+    scene.a.run("vm", "stop", "--force", VM)
+    assert scene.a.state() == "absent"

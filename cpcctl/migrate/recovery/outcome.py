@@ -25,6 +25,7 @@ class Place(Enum):
     SOURCE = "runs on the source"
     DESTINATION = "runs on the destination"
     STOPPED = "ended by itself, and is stopped on the source"
+    ENDED = "ended by itself on the destination, and is stopped there"
     LOST = "is lost"
     UNKNOWN = "is nowhere proven to be"
 
@@ -69,6 +70,22 @@ def stopped(words: str, phase: Phase, name: str, host: str, definition: str) -> 
             exit_code=ExitCode.ENDED,
             host=host,
             hint=f"cpcctl vm start {definition}",
+        ),
+    )
+
+
+def ended_there(cause: CpcError, name: str, there: str, here: str) -> Outcome:
+    """The guest was given away, ran and ended itself, before the source had proof of that."""
+    return Outcome(
+        Place.ENDED,
+        CpcError(
+            f"the guest of VM {name} ended by itself right after the switchover; it is stopped "
+            f"on {there}",
+            exit_code=ExitCode.ENDED,
+            host=there,
+            cause=cause.cause,
+            hint=f"cpcctl vm status {name}, on {there}\n"
+            f"cpcctl vm stop --force {name}, on {here}: what is left of it can never run",
         ),
     )
 

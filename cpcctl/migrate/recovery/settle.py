@@ -69,6 +69,10 @@ def take(
     if step is Step.CLEAN_SOURCE:
         source.phase = Phase.FINISHED
         return MOVED
+    if step is Step.ENDED:
+        with contextlib.suppress(rpc.LinkLost, rpc.RemoteError):
+            source.ask(messages.Done())
+        return outcome.ended_there(cause, source.name, source.host, source.here)
     if step is Step.LOST:
         # So that the other side says the same, at once: it would wait for us until its grace ends.
         tell_abort(source, cause.message, lost=True)
