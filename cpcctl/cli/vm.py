@@ -11,8 +11,8 @@ from typing import Any
 from cpcctl.accel import choose
 from cpcctl.cli import arguments
 from cpcctl.cli.arguments import seconds
+from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.files import open_regular
-from cpcctl.host.qmp import QmpGone
 from cpcctl.snp import checks as snp_checks
 from cpcctl.snp import definition as snp
 from cpcctl.ui import hints
@@ -234,7 +234,9 @@ def _migratable(ctx: Context, name: str) -> dict[str, Any]:
 
     try:
         found = running.obstacles(lifecycle.attach(ctx.settings, name))
-    except QmpGone:
+    except CpcError as error:
+        if error.exit_code not in (ExitCode.UNREACHABLE, ExitCode.USAGE):
+            raise
         return {}
     return {"migratable": not found, "obstacles": [check.document() for check in found]}
 

@@ -23,7 +23,7 @@ from cpcctl.host.files import NotPlain
 from cpcctl.jobs.store import JobStore
 from cpcctl.snp import checks, kernel
 from cpcctl.snp.ovmf import NoOvmf
-from cpcctl.vm import ready
+from cpcctl.vm import lifecycle, ready
 
 TOP = Path(__file__).parents[2]
 HEAVY = ("rich", "asyncio", "yaml", "ssl", "qemu", "cryptography", "subprocess", "email")
@@ -282,6 +282,23 @@ def test_json_says_whether_an_snp_guest_is_emulated(
     assert json.loads(capsys.readouterr().out).get("emulated") is emulated
     assert run("vm", "list", "--format", "json") == 0
     assert json.loads(capsys.readouterr().out)[0].get("emulated") is emulated
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_vm_that_ends_while_it_is_looked_at(
+    stopped: bool, host: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """It ran when vm status asked its QEMU; what could be asked next is left out."""
+    found = {"name": "a", "host": "host-a", "state": "running", "pid": 1}
+    monkeypatch.setattr(lifecycle, "look", lambda *_: (dict(found), None))
+    if not stopped:
+        folder = host / "s" / "vms" / "a"
+        folder.mkdir(parents=True)
+        (folder / "vm.yaml").write_text("name: a\nmemory: 256M\nmachine: pc-q35-10.0\n")
+        (folder / "qemu.lock").touch()
+    assert run("vm", "status", "a", "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out) == found
 
 
 def test_version_without_any_part(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
