@@ -10,6 +10,7 @@ takes to load it: a small server that has loaded it forks for each of them.
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -132,6 +133,7 @@ def _serve(path: str) -> None:
     import cpcctl.migrate.recovery.orphaned
     import cpcctl.migrate.worker  # noqa: F401
 
+    gc.freeze()  # a child that looks through all of it would copy all of it
     loop = selectors.DefaultSelector()
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.bind(path)

@@ -24,7 +24,7 @@
 #include "machine.h"
 
 #define PAGES        256u    /* that the guest writes to, of its memory */
-#define STEP_NS      100000
+#define STEP_NS      1000000
 #define ROM_PAGES    16u
 
 static struct host_machine *machine;
