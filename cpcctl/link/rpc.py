@@ -25,6 +25,7 @@ METHOD_MAX = 32
 
 R = TypeVar("R", bound=Message)
 Handler = Callable[[Request[Any]], Message]
+Work = concurrent.futures.Future[None]
 
 
 class RemoteError(CpcError):
@@ -131,19 +132,36 @@ def serve(
     :raise LinkLost: always, when the connection is over, with the reason.
     """
     channel = Channel(link, peer_timeout)
-    with concurrent.futures.ThreadPoolExecutor(1, "cpc-request") as pool:
+    pool = concurrent.futures.ThreadPoolExecutor(1, "cpc-request")
+    work: Work | None = None
+    try:
+        while True:
+            frame = channel.receive()
+            if work is not None and not work.done():
+                raise LinkLost("a request before the last one was answered")
+            number, method, params = _envelope(frame)
+            answer = _Answer(requests, handler, method, params, frame.attached)
+            work = pool.submit(_work, channel, number, answer)
+    finally:
+        _wind_up(lost, channel, work)
+        pool.shutdown()
+
+
+def _wind_up(lost: Callable[[], None], channel: Channel, work: Work | None) -> None:
+    """Hang up and wait for the last request, also when asked to stop meanwhile: what it
+    launches must not come beside what is done to leave nothing."""
+    asked: KeyboardInterrupt | None = None
+    while True:
         try:
-            work: concurrent.futures.Future[None] | None = None
-            while True:
-                frame = channel.receive()
-                if work is not None and not work.done():
-                    raise LinkLost("a request before the last one was answered")
-                number, method, params = _envelope(frame)
-                answer = _Answer(requests, handler, method, params, frame.attached)
-                work = pool.submit(_work, channel, number, answer)
-        finally:
             lost()
             channel.close()
+            # Not by joining the thread: Python 3.11 takes one for ended whose join was interrupted.
+            concurrent.futures.wait([work] if work else [])
+            break
+        except KeyboardInterrupt as stop:
+            asked = stop
+    if asked is not None:
+        raise asked
 
 
 def _envelope(frame: Frame) -> tuple[int, str, Params]:
