@@ -16,28 +16,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Cancel a job, wait, and say where the VM is.
 
-    0 when it is cancelled or was before; 1 when it went through instead.
+    0 when nothing of it runs any more and its VM is where it was; 1 when it went through
+    instead; 5, 7 and 8 as the job itself.
     """
     from cpcctl.errors import CpcError, ExitCode
     from cpcctl.host.state import Folders
-    from cpcctl.jobs.store import INTERRUPTED, JobStore
+    from cpcctl.jobs.store import ENDED, INTERRUPTED, JobStore
     from cpcctl.migrate import follow
-    from cpcctl.migrate.recovery import orphaned
+    from cpcctl.migrate.recovery import orphaned, stale
 
     record = JobStore(Folders.of(ctx.settings).jobs).load(args.id)
     if record.seen_state == "running":
         follow.request_cancel(record)
         record = follow.follow(ctx, args.id)
-    if record.kind == "migrate" and record.seen_state == INTERRUPTED:
-        record = orphaned.recover(ctx.settings, args.id)
+    if record.seen_state == INTERRUPTED:
+        if record.kind == "migrate":
+            record = orphaned.recover(ctx.settings, args.id)
+        else:
+            record = stale.cancel(ctx.settings, args.id)
     if record.state == "done":
         raise CpcError(
             f"job {record.id} could not be cancelled: it is done",
             exit_code=ExitCode.FAILED,
             hint=f"cpcctl job show {record.id}",
         )
-    if record.exit_code in (ExitCode.UNPROVEN, ExitCode.LOST):
+    if record.state not in ENDED:
+        raise CpcError(
+            f"job {record.id} has not ended",
+            exit_code=ExitCode.BUSY,
+            host=record.host,
+            hint=f"cpcctl job wait {record.id}",
+        )
+    if record.exit_code in (None, ExitCode.UNPROVEN, ExitCode.LOST, ExitCode.ENDED):
         return follow.report(ctx, record)
+    word = "cancelled" if record.state == "cancelled" else "over"
     words = (record.error or {}).get("message", "")
-    ctx.out.result(record.public(), f"job {record.id} is cancelled: {words}")
+    ctx.out.result(record.public(), f"job {record.id} is {word}: {words}")
     return 0

@@ -10,7 +10,6 @@ import socket
 import ssl
 import time
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from cpcctl.config.patience import patient
@@ -18,7 +17,7 @@ from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.host.folders import make_folder
 from cpcctl.host.identity import host_id
-from cpcctl.host.state import Folders, VmLock, remove_tree
+from cpcctl.host.state import Folders, VmLock
 from cpcctl.jobs.store import Job, JobStore
 from cpcctl.link import rpc, tls
 from cpcctl.link.listener import Listener
@@ -28,7 +27,7 @@ from cpcctl.migrate.events import Events
 from cpcctl.migrate.messages import REQUESTS
 from cpcctl.migrate.network import Network
 from cpcctl.migrate.order import Stage
-from cpcctl.migrate.recovery import outcome
+from cpcctl.migrate.recovery import outcome, stale
 from cpcctl.migrate.side import Side
 from cpcctl.ui import interrupts
 from cpcctl.ui.context import Context
@@ -41,6 +40,9 @@ STATES = {
     ExitCode.UNPROVEN: "unproven",
     ExitCode.REFUSED: "refused",
     ExitCode.LOST: "lost",
+    ExitCode.HUNG_UP: "cancelled",
+    ExitCode.INTERRUPTED: "cancelled",
+    ExitCode.TERMINATED: "cancelled",
 }
 
 
@@ -69,7 +71,7 @@ def receive(ctx: Context, wishes: Wishes, events: Events) -> int:
     folders = Folders.of(ctx.settings)
     job = JobStore(folders.jobs).create("receive", "", ctx.settings.host)
     try:
-        folder = make_folder(_folder(folders, job.id))
+        folder = make_folder(stale.link_folder(ctx.settings, job.id))
         identity = tls.make_identity(folder, host_id(ctx.settings.state_dir))
         secret = secrets.token_bytes(SECRET_BYTES)
         listener = Listener(wishes.host, wishes.port, tls.server_context(identity), secret)
@@ -91,7 +93,7 @@ def receive(ctx: Context, wishes: Wishes, events: Events) -> int:
         # Without its ticket nobody can come.
         listener.close()
         failure = unwritable(error)
-        _forget_secrets(ctx, job)
+        stale.forget_secrets(ctx.settings, job.record)
         job.finish("failed", error=failure)
         raise failure from error
     destination = Destination(_allowing(ctx, wishes), job, listener, wishes.network)
@@ -103,7 +105,7 @@ def resume(ctx: Context, job: Job) -> int:
     """Go on with a receive whose controller died; the same port and ticket."""
     data = job.record.data
     wishes = Wishes(**data["wishes"])
-    identity = tls.load_identity(_folder(Folders.of(ctx.settings), job.id))
+    identity = tls.load_identity(stale.link_folder(ctx.settings, job.id))
     secret = base64.b64decode(data["secret"])
     listener = Listener(wishes.host, wishes.port, tls.server_context(identity), secret)
     destination = Destination(_allowing(ctx, wishes), job, listener, wishes.network)
@@ -114,6 +116,8 @@ def resume(ctx: Context, job: Job) -> int:
         _attach_again(ctx, destination, name)
     elif data.get("abort"):
         destination.stage = Stage.ABORTED
+    elif data.get("dead"):
+        destination.stage = Stage.DEAD
     job.phase("wait")
     with Events(ctx).following(destination):
         return _end(ctx, job, destination, wishes, wishes.grace)
@@ -252,7 +256,7 @@ def _report(ctx: Context, job: Job, destination: Destination) -> int:
     if destination.stage is Stage.RUNNING and ended is None:
         result: dict[str, Any] = {"vm": name, "host": ctx.settings.host, "state": "running"}
         if destination.finished.is_set():
-            _forget_secrets(ctx, job)
+            stale.forget_secrets(ctx.settings, job.record)
         else:
             # It went away with its question open, and nobody else can answer that.
             ctx.out.note(
@@ -268,16 +272,6 @@ def _report(ctx: Context, job: Job, destination: Destination) -> int:
     error = ended or destination.error or CpcError("the source left", host=ctx.settings.host)
     state = STATES.get(error.exit_code)
     if destination.stage in (Stage.IDLE, Stage.ENDED):
-        _forget_secrets(ctx, job)
+        stale.forget_secrets(ctx.settings, job.record)
     job.finish(state or "failed", error=error)
     raise error
-
-
-def _forget_secrets(ctx: Context, job: Job) -> None:
-    """The ticket is used up."""
-    job.record.data.pop("secret", None)
-    remove_tree(_folder(Folders.of(ctx.settings), job.id))
-
-
-def _folder(folders: Folders, job_id: str) -> Path:
-    return folders.jobs / f"{job_id}.link"
