@@ -132,6 +132,10 @@ def _attach_again(ctx: Context, destination: Destination, name: str) -> None:
         destination.side = Side.attach(registry.attach(ctx.settings, name))
         destination.stage = Stage.BROKEN
         destination.refresh()
+        if destination.stage is Stage.BROKEN and not destination.side.info()["frozen"]:
+            # A guest that runs, and did not arrive: another VM was started since.
+            destination.side.close()
+            destination.side, destination.stage = None, Stage.DEAD
     except CpcError as error:
         if registry.gone(ctx.settings, name):
             ending = live.ended(Folders.of(ctx.settings).vm(name).log)

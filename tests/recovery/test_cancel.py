@@ -116,3 +116,17 @@ def test_a_migration_whose_guest_ended(scene: Scene) -> None:
     finish(receive)
     code, said = cancel(scene.a, "migrate")
     assert code == 8 and "is cancelled" not in said, said
+
+
+def test_a_receive_does_not_take_another_vm_for_its_own(scene: Scene) -> None:
+    """The operator stopped what it had launched and started a VM of that name."""
+    migrate, receive = scene.moving(scene.a, "before SEND", grace=patient(1.0))
+    receive.kill()
+    finish(receive)
+    scene.stage.release("host-a")
+    assert finish(migrate) == 1, told(migrate)
+    scene.b.run("vm", "stop", "--force", VM)
+    scene.a.run("vm", "stop", "--force", VM)
+    scene.b.run("vm", "start", str(scene.folder / f"{VM}.yaml"))
+    scene.b.run("job", "resume", scene.b.job("receive")["id"], expect=None)
+    assert scene.b.state() == "running"
