@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, quoted, reason
-from cpcctl.host import atomic
+from cpcctl.host import atomic, life
 from cpcctl.host.folders import check as check_folder
 from cpcctl.host.folders import make_folder
 
@@ -132,9 +132,22 @@ class Folders:
         return paths
 
     def vm_names(self) -> list[str]:
-        """Every VM that was started here and not stopped, sorted."""
+        """Every VM that was started here and not stopped, sorted.
+
+        Also one of which files are lost, while its QEMU may live.
+        """
         found = {path.parent.name for path in self.state.glob("vms/*/vm.yaml")}
+        found |= {path.parent.name for path in self.run.glob("vms/*/process.json")}
+        locks = self.state.glob("vms/*/qemu.lock")
+        found |= {path.parent.name for path in locks if _may_be_held(path)}
         return sorted(name for name in found if NAME.fullmatch(name))
+
+
+def _may_be_held(path: Path) -> bool:
+    try:
+        return life.held(path) is True
+    except OSError:
+        return True
 
 
 def _check_folder(path: Path) -> None:

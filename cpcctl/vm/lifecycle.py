@@ -257,14 +257,14 @@ def stop(
     """
     paths = Folders.of(settings).vm(name)
     # Before the lock: a mistyped name leaves no lock file.
-    if not paths.state.exists():
+    if not paths.state.exists() and not paths.run.exists():
         raise registry.no_vm(settings, name)
     if lock is None:
         with VmLock.take(Folders.of(settings), name, "vm stop") as held:
             return stop(
                 settings, name, force=force, timeout=timeout, lock=held, waiting=waiting
             )
-    vm = registry.recorded(settings, name, paths) if paths.definition.exists() else None
+    vm = registry.recorded(settings, name, paths)
     if vm is None or not vm.alive:
         _remove_definition(paths)
         return False
@@ -364,14 +364,19 @@ def status(settings: Settings, name: str) -> dict[str, Any]:
 def look(settings: Settings, name: str) -> tuple[dict[str, Any], CpcError | None]:
     """status(), and why it is unreachable when it is."""
     paths = Folders.of(settings).vm(name)
-    if not paths.definition.exists():
-        raise registry.no_vm(settings, name)
     found: dict[str, Any] = {"name": name, "host": settings.host, "state": "stopped"}
     try:
-        spec = specs.load(paths.definition)
         vm = registry.recorded(settings, name, paths)
+        if vm is not None:
+            spec = vm.spec
+        elif paths.definition.exists():
+            spec = specs.load(paths.definition)
+        else:
+            spec = None
     except CpcError as error:
         return {**found, "state": "unreachable", "error": error.message}, error
+    if spec is None:
+        raise registry.no_vm(settings, name)
     found |= {"memory": spec.memory, "machine": spec.machine, "accel": spec.accel}
     found |= {"platform": spec.platform, "log": str(paths.log)}
     if spec.console == "serial":

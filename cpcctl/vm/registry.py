@@ -7,6 +7,7 @@ import contextlib
 import json
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
 from cpcctl.config.settings import Settings
@@ -108,13 +109,13 @@ class RunsAlready(CpcError):
 def attach(settings: Settings, name: str) -> Vm:
     """The running VM of that name.
 
-    Raises CpcError (2) when this host has none, (4) when its QEMU is gone.
+    Raises CpcError (2) when this host has none, (4) when its QEMU is gone, (5) when that
+    is not known.
     """
-    folders = Folders.of(settings)
-    paths = folders.vm(name)
-    if not paths.definition.exists():
-        raise no_vm(settings, name)
+    paths = Folders.of(settings).vm(name)
     vm = recorded(settings, name, paths)
+    if vm is None and not paths.definition.exists():
+        raise no_vm(settings, name)
     if vm is None or not vm.alive:
         raise CpcError(
             f"VM {name} does not run",
@@ -133,27 +134,45 @@ def no_vm(settings: Settings, name: str) -> CpcError:
 
 
 def recorded(settings: Settings, name: str, paths: VmPaths) -> Vm | None:
-    """What the files say, without looking whether it still runs."""
+    """What the files say, without looking whether it still runs.
+
+    None: a file is missing or damaged, and no QEMU of that name lives. Raises CpcError (5)
+    when one lives, or may.
+    """
+    lost, process = paths.process, None
     try:
-        document = json.loads(read_all(paths.process, PROCESS_MAX))
-        process = ProcessId(int(document["pid"]), int(document["started"]))
-        if not 0 < process.pid < 1 << 31:
-            raise ValueError(f"{process.pid} is no process")
-        argv = [str(word) for word in document["argv"]]
-    except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError) as error:
-        # No proof of anything: the lock answers.
-        lives, missing = held(name, paths), isinstance(error, FileNotFoundError)
+        process, argv = _read_process(lost)
+        lost = paths.definition
+        return Vm(name, specs.load(lost), paths, process, argv, settings.host)
+    except (CpcError, OSError, ValueError, OverflowError, RecursionError, KeyError,
+            TypeError) as error:
+        why = error.__cause__ if isinstance(error, CpcError) and error.__cause__ else error
+        missing = isinstance(why, FileNotFoundError)
+        # What is lost is no proof of anything: the lock answers, and the process if it is known.
+        lives = held(name, paths)
+        if process is not None:
+            lives = process.alive or lives is True
         if lives is False or (lives is None and missing and not paths.definition.exists()):
             return None
+        hint = f"ps ax | grep guest={name}"
+        if process is not None and process.alive:
+            hint += f"\nkill {process.pid}: end it; then cpcctl vm stop {name}"
         raise CpcError(
-            f"{paths.process} is {'missing' if missing else 'damaged'}; "
+            f"{lost} is {'missing' if missing else 'damaged'}; "
             + (f"QEMU of VM {name} lives" if lives else f"whether VM {name} runs is not known"),
             exit_code=ExitCode.UNPROVEN,
             host=settings.host,
-            cause=reason(error),
-            hint=f"ps ax | grep guest={name}",
+            cause=reason(why),
+            hint=hint,
         ) from error
-    return Vm(name, specs.load(paths.definition), paths, process, argv, settings.host)
+
+
+def _read_process(path: Path) -> tuple[ProcessId, list[str]]:
+    document = json.loads(read_all(path, PROCESS_MAX))
+    process = ProcessId(int(document["pid"]), int(document["started"]))
+    if not 0 < process.pid < 1 << 31:
+        raise ValueError(f"{process.pid} is no process")
+    return process, [str(word) for word in document["argv"]]
 
 
 def gone(settings: Settings, name: str) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import stat
 import time
@@ -79,34 +80,56 @@ def refused(call: Any) -> CpcError:
     return caught.value
 
 
-@pytest.mark.parametrize("loss", ["missing", "damaged", "another"])
-def test_a_process_file_that_is_lost_is_no_proof(
+def lose(machine: Machine, loss: str) -> None:
+    """What became of the files of a machine that lives."""
+    paths = machine.paths
+    if loss == "process":
+        paths.process.unlink()
+    elif loss == "process damaged":
+        paths.process.write_text("{")
+    elif loss == "process of another":
+        paths.process.write_text(json.dumps({"pid": 1, "started": 1, "argv": []}))
+    elif loss == "definition damaged":
+        paths.definition.write_text("name: [")
+    elif loss == "state":
+        shutil.rmtree(paths.state)
+    else:
+        paths.definition.unlink()
+        if loss == "both":
+            paths.process.unlink()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    ["process", "process damaged", "process of another", "definition", "definition damaged",
+     "both", "state"],
+)
+def test_a_file_that_is_lost_is_no_proof(
     machine: Machine, settings: Settings, loss: str
 ) -> None:
     """Neither start nor stop touches anything of a QEMU that lives."""
-    if loss == "missing":
-        machine.paths.process.unlink()
-    elif loss == "damaged":
-        machine.paths.process.write_text("{")
-    else:
-        document = {"pid": 1, "started": 1, "argv": []}
-        machine.paths.process.write_text(json.dumps(document))
+    definition = spec.load(machine.paths.definition)
+    lose(machine, loss)
     machine.paths.ring.touch()
+    before = sorted(path for top in (machine.paths.state, machine.paths.run) for path in
+                    top.rglob("*"))
+    assert Folders.of(settings).vm_names() == ["t"]
     calls: list[Callable[[], object]] = [
         lambda: lifecycle.stop(settings, "t", force=True),
         lambda: lifecycle.forget(settings, "t"),
         lambda: lifecycle.discard(settings, "t"),
     ]
-    if loss != "another":
+    if loss != "process of another":
         calls += [
-            lambda: lifecycle.start(settings, spec.load(machine.paths.definition)),
+            lambda: lifecycle.start(settings, definition),
             lambda: lifecycle.stop(settings, "t", force=False),
             lambda: lifecycle.attach(settings, "t"),
         ]
-        assert lifecycle.status(settings, "t")["state"] == "unreachable"
+        assert [vm["state"] for vm in lifecycle.list_all(settings)] == ["unreachable"]
     for call in calls:
         refused(call)
-        assert machine.paths.definition.exists() and machine.paths.ring.exists()
+        assert before == sorted(path for top in (machine.paths.state, machine.paths.run)
+                                for path in top.rglob("*"))
     assert machine.child.shell.poll() is None
 
 
@@ -119,6 +142,16 @@ def test_without_a_process_file_the_free_lock_is_proof(
     assert lifecycle.status(settings, "t")["state"] == "stopped"
     assert lifecycle.stop(settings, "t", force=False) is False
     assert not machine.paths.definition.exists()
+
+
+@pytest.mark.parametrize("loss", ["definition", "definition damaged", "both", "state"])
+def test_what_is_left_of_one_that_is_gone_is_removed(
+    machine: Machine, settings: Settings, loss: str
+) -> None:
+    lose(machine, loss)
+    machine.end()
+    assert lifecycle.stop(settings, "t", force=False) is False
+    assert not machine.paths.run.exists() and lifecycle.list_all(settings) == []
 
 
 def test_with_neither_nothing_is_known(machine: Machine, settings: Settings) -> None:
