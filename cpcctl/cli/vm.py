@@ -218,6 +218,9 @@ def status_run(args: argparse.Namespace, ctx: Context) -> int:
             f"job {job.id} of this VM stopped in phase {job.phase} and is not settled\n"
             f"  try: cpcctl job resume {job.id}"
         )
+    damaged = orphaned.unreadable(ctx.settings, args.name)
+    if damaged is not None:
+        ctx.out.note(f"{damaged.message}: whether this VM has moved is not known")
     if "platform" in found:
         ctx.out.note(protection.line(found["platform"], found["accel"], debug=_debug(found)))
     if not found.get("isolated", True):

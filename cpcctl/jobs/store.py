@@ -23,7 +23,7 @@ from typing import Any
 from cpcctl.errors import CpcError, ExitCode, quoted, reason
 from cpcctl.host import atomic
 from cpcctl.host.atomic import write_atomic
-from cpcctl.host.files import read_all
+from cpcctl.host.files import open_plain, read_all
 from cpcctl.host.folders import make_folder
 from cpcctl.host.process import ProcessId
 from cpcctl.host.state import disk_error
@@ -31,6 +31,8 @@ from cpcctl.host.state import disk_error
 RESERVE = 64 << 10
 # Several hundred kilobytes at most: what a peer said, a log's end, some rounds.
 JOB_MAX = 4 << 20
+# The VM's name is the third field of the file, within the first bytes.
+HEAD, VM = 300, re.compile(rb'^ "vm": "([A-Za-z0-9._-]*)",$', re.MULTILINE)
 JOB_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 RUNNING = "running"
 # A running job whose controller is gone; never stored, only seen.
@@ -152,6 +154,23 @@ class Job:
             self.record.phases[-1]["seconds"] = round(now - self._phase_begin, 6)
 
 
+class Damaged(CpcError):
+    """A job file that cannot be read.
+
+    job: its id; vm: of which VM it is, as its beginning says, None when that is not known
+    """
+
+    def __init__(self, job: str, path: Path, error: Exception) -> None:
+        self.job, self.vm = job, _vm_of(path)
+        super().__init__(
+            f"the job file {path} is damaged",
+            exit_code=ExitCode.UNPROVEN,
+            cause=reason(error),
+            hint="cpcctl vm list, on both hosts\n"
+            f"mv {path} {path}.damaged, once it is clear where its VM is",
+        )
+
+
 class JobStore:
     """The job files in one folder."""
 
@@ -203,7 +222,7 @@ class JobStore:
         return job
 
     def load(self, job_id: str) -> Record:
-        """Read a job. Raises CpcError (2) when unknown, (5) when damaged."""
+        """Read a job. Raises CpcError (2) when unknown, Damaged (5)."""
         path = self._path(job_id)
         try:
             document = json.loads(read_all(path, JOB_MAX))
@@ -218,27 +237,26 @@ class JobStore:
         except (
             OSError, ValueError, OverflowError, RecursionError, TypeError, AttributeError
         ) as error:
-            raise CpcError(
-                f"the job file {path} is damaged",
-                exit_code=ExitCode.UNPROVEN,
-                cause=reason(error),
-                hint="cpcctl vm list, on both hosts",
-            ) from error
+            raise Damaged(job_id, path, error) from error
 
     def list(self, vm: str | None = None) -> list[Record]:
         """Every readable job, oldest first."""
         return self.read_all(vm)[0]
 
     def read_all(self, vm: str | None = None) -> tuple[builtins.list[Record],
-                                                      builtins.list[CpcError]]:
-        """list(), and an error for each job file that cannot be read."""
-        records, damaged = [], []
+                                                      builtins.list[Damaged]]:
+        """list(), and an error for each job file that cannot be read and may be of that VM."""
+        records: builtins.list[Record] = []
+        damaged: builtins.list[Damaged] = []
         for path in sorted(self.folder.glob("*.json")):
             try:
                 record = self.load(path.stem)
-            except CpcError as error:
-                damaged.append(error)
+            except Damaged as error:
+                if vm is None or error.vm in (vm, None):
+                    damaged.append(error)
                 continue
+            except CpcError:
+                continue  # it is no job's name, or was removed meanwhile
             if vm is None or record.vm == vm:
                 records.append(record)
         return records, damaged
@@ -310,6 +328,15 @@ def _checked(document: dict[str, Any]) -> Record:
     ):
         raise ValueError("a field has another type than it should")
     return record
+
+
+def _vm_of(path: Path) -> str | None:
+    try:
+        with open_plain(path) as file:
+            found = VM.search(file.read(HEAD))
+    except OSError:
+        return None
+    return found[1].decode() if found else None
 
 
 def _now() -> str:

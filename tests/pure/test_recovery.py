@@ -273,3 +273,41 @@ def test_a_vm_whose_job_is_not_settled_is_not_started(
     record = migration(settings, "commit", prepared="AA==")
     code, said = start(definition, capsys)
     assert code == 75 and f"cpcctl job resume {record.id}" in said
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "another type"])
+@pytest.mark.parametrize("verb", ["vm start", "vm stop", "vm pause", "migrate"])
+def test_a_damaged_job_file_is_not_the_same_as_none(
+    settings: Settings, definition: Path, capsys: pytest.CaptureFixture[str], damage: str,
+    verb: str,
+) -> None:
+    """It may be the one that moved the VM. --force is for who knows."""
+    record = done(settings, "migrate", destination="host-b")
+    file = Folders.of(settings).jobs / f"{record.id}.json"
+    text = file.read_text()
+    file.write_text({
+        "truncated": text[: len(text) // 2], "empty": "", "another type": text.replace("[]", "7"),
+    }[damage])  # fmt: skip
+    argv = {"vm start": [str(definition)], "migrate": ["t", NOWHERE.text()]}.get(verb, ["t"])
+    code = entry.main([*verb.split(), *argv])
+    said = capsys.readouterr().err
+    assert code == 5 and str(file) in said and f"mv {file}" in said
+
+
+def test_a_damaged_job_file_of_another_vm_or_of_long_ago(settings: Settings) -> None:
+    store = JobStore(Folders.of(settings).jobs)
+    record = done(settings, "migrate", destination="host-b")
+    (store.folder / f"{record.id}.json").write_text(
+        (store.folder / f"{record.id}.json").read_text()[:200]
+    )
+    orphaned.refuse_orphan(settings, "u")
+    assert orphaned.unreadable(settings, "t") is not None
+    # It was here later: it was migrated away from here again, or arrived.
+    for kind in ("migrate", "receive"):
+        later = JobStore(store.folder).create(kind, "t", "host-a")
+        (store.folder / f"{later.id}.json").unlink()
+        later.record.id = "99990101-000000-aaaa"
+        later.finish("done")
+        assert orphaned.unreadable(settings, "t") is None
+        (store.folder / "99990101-000000-aaaa.json").unlink()
+    assert orphaned.unreadable(settings, "t") is not None

@@ -12,7 +12,7 @@ import contextlib
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.state import Folders, VmLock
-from cpcctl.jobs.store import INTERRUPTED, Job, JobStore, Record
+from cpcctl.jobs.store import INTERRUPTED, Damaged, Job, JobStore, Record
 from cpcctl.link import rpc
 from cpcctl.link import ticket as tickets
 from cpcctl.migrate import worker
@@ -25,6 +25,8 @@ from cpcctl.migrate.side import Absent, Side
 from cpcctl.migrate.source import Source
 from cpcctl.vm import live, registry
 
+SECOND = len("20260101-000000")  # of a job's id
+
 
 def orphan(settings: Settings, name: str) -> Record | None:
     """The newest job of a VM whose controller died or whose end is not proven."""
@@ -35,8 +37,20 @@ def orphan(settings: Settings, name: str) -> Record | None:
     return None
 
 
+def unreadable(settings: Settings, name: str) -> Damaged | None:
+    """A damaged job file that may say that the VM moved, or that a job of it is not settled.
+
+    One from before its newest migration, or before it last arrived here, says nothing of today.
+    """
+    records, damaged = JobStore(Folders.of(settings).jobs).read_all(name)
+    here = [r.id for r in records if r.kind == "migrate" or r.state == "done"]
+    # The order of two that began in the same second is not known.
+    newest = max(here, default="")[:SECOND]
+    return next((error for error in reversed(damaged) if error.job[:SECOND] >= newest), None)
+
+
 def refuse_orphan(settings: Settings, name: str) -> None:
-    """:raise CpcError: (75) a job of this VM must be settled first."""
+    """:raise CpcError: (75) a job of this VM must be settled first; (5) that cannot be told."""
     record = orphan(settings, name)
     if record is not None:
         raise CpcError(
@@ -46,6 +60,9 @@ def refuse_orphan(settings: Settings, name: str) -> None:
             cause=f"it stopped in phase {record.phase}",
             hint=f"cpcctl job resume {record.id}",
         )
+    error = unreadable(settings, name)
+    if error is not None:
+        raise error
 
 
 def recover(settings: Settings, job_id: str) -> Record:
