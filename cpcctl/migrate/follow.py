@@ -114,7 +114,12 @@ def report(ctx: Context, record: Record) -> int:
     code = record.exit_code if record.exit_code is not None else int(ExitCode.UNPROVEN)
     if record.error is not None:
         raise as_error(record.error, code)
-    ctx.out.result(record.result, describe(record.result) if record.result else "")
+    text = ""
+    if record.result and record.kind == "receive":
+        text = f"{record.result['vm']} arrived on {record.result['host']}"
+    elif record.result:
+        text = describe(record.result)
+    ctx.out.result(record.result, text)
     return code
 
 
