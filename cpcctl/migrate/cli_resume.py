@@ -20,7 +20,6 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     from cpcctl.jobs.store import JobStore
     from cpcctl.migrate import follow, receiving
     from cpcctl.migrate.recovery import orphaned
-    from cpcctl.vm import registry
 
     store = JobStore(Folders.of(ctx.settings).jobs)
     record = store.load(args.id)
@@ -33,8 +32,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     if record.kind == "receive":
         # One whose source was not told that the guest arrived has kept its secret; what became
         # of the guest since is no matter of this job.
-        over = record.state == "done" and registry.gone(ctx.settings, record.vm)
-        if over or "secret" not in record.data:
+        if "secret" not in record.data:
             return follow.report(ctx, record)
         return receiving.resume(ctx, store.adopt(record))
     return follow.report(ctx, orphaned.recover(ctx.settings, record.id))

@@ -46,7 +46,7 @@ from cpcctl.migrate.recovery import stale
 from cpcctl.migrate.side import EVENT_SECONDS, Side
 from cpcctl.migrate.streams import Streams
 from cpcctl.ui.check import Check, refusal
-from cpcctl.vm import lifecycle, live
+from cpcctl.vm import lifecycle, live, registry
 from cpcctl.vm import spec as specs
 from cpcctl.vm.ending import Ending
 from cpcctl.vm.files import Files
@@ -288,11 +288,13 @@ class Destination:
         return messages.Taken(streams.bytes_taken)
 
     def ended_since(self) -> CpcError | None:
-        """How a guest that ran here ended, if it has."""
+        """How a guest that ran here ended, if it has, and nobody stopped it or moved it on."""
         name, host = self.job.record.vm, self.settings.host
-        if self.side is not None and self.side.vm.alive:
+        paths = Folders.of(self.settings).vm(name)
+        gone = registry.gone(self.settings, name) if self.side is None else not self.side.vm.alive
+        if not gone or not paths.definition.exists():
             return None
-        ending = live.ended(Folders.of(self.settings).vm(name).log)
+        ending = live.ended(paths.log)
         return CpcError(
             f"VM {name} arrived on {host}; then {ending.words}",
             exit_code=ExitCode.ENDED if ending.by_guest else ExitCode.LOST,
@@ -331,11 +333,12 @@ class Destination:
         return messages.Prepared(session.prepare(side.main))
 
     def _run(self, request: messages.Run) -> messages.Released:
+        data = self.job.record.data
+        if self.stage is Stage.RUNNING and "running" in data:
+            # It ran here, and the answer was lost on its way; what came then is another story.
+            token = base64.b64decode(data["running"])
+            return messages.Released(token, data.get("released", time.time()))
         side = self._side()
-        if self.stage is Stage.RUNNING and self.ended_since() is not None:
-            # It ran here, and its answer was lost on its way; what came then is another story.
-            token = base64.b64decode(self.job.record.data["running"])
-            return messages.Released(token, time.time())
         again = self.stage is Stage.RUNNING
         token = session.run(side.main, request.token)
         self.stage = Stage.RUNNING  # whatever fails from here on
@@ -344,7 +347,7 @@ class Destination:
         except TimeoutError:  # asked again: another controller has had the event
             released = time.time()
         self._announce()
-        self.job.record.data["running"] = base64.b64encode(token).decode("ascii")
+        data.update(running=base64.b64encode(token).decode("ascii"), released=released)
         self.job.phase("running")
         return messages.Released(token, released)
 
@@ -476,7 +479,8 @@ class Destination:
             exit_code=ExitCode.UNPROVEN,
             host=self.settings.host,
             cause=why.cause or why.message,
-            hint=f"cpcctl vm status {name}, on both hosts",
+            hint=f"cpcctl vm status {name}, on both hosts\n"
+            f"cpcctl job resume {self.job.id}, when its QEMU answers",
         )
 
     def close(self) -> None:

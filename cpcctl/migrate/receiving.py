@@ -36,6 +36,8 @@ from cpcctl.vm import live, registry
 
 WILDCARDS = ("0.0.0.0", "::")
 LOOK_SECONDS = patient(0.25)
+# In a job's data: its guest runs here, and the source has not said that it knows.
+ARRIVED = "arrived"
 STATES = {
     ExitCode.UNPROVEN: "unproven",
     ExitCode.REFUSED: "refused",
@@ -111,7 +113,9 @@ def resume(ctx: Context, job: Job) -> int:
     destination = Destination(_allowing(ctx, wishes), job, listener, wishes.network)
     destination.prepared = True  # it may have been; a source may need the answer
     name = data.get("launched")
-    if name:
+    if "running" in data:
+        destination.stage = Stage.RUNNING if _was_left(destination) else Stage.DEAD
+    elif name:
         destination.lock = VmLock.take(Folders.of(ctx.settings), name, f"receive {job.id}")
         _attach_again(ctx, destination, name)
     elif data.get("abort"):
@@ -128,6 +132,8 @@ def _attach_again(ctx: Context, destination: Destination, name: str) -> None:
 
     :raise CpcError: (5) neither: nothing is touched, and it can be tried again.
     """
+    # What became of a guest that ran here is another story.
+    gone = Stage.RUNNING if ARRIVED in destination.job.record.data else Stage.DEAD
     try:
         destination.side = Side.attach(registry.attach(ctx.settings, name))
         destination.stage = Stage.BROKEN
@@ -135,11 +141,12 @@ def _attach_again(ctx: Context, destination: Destination, name: str) -> None:
         if destination.stage is Stage.BROKEN and not destination.side.info()["frozen"]:
             # A guest that runs, and did not arrive: another VM was started since.
             destination.side.close()
-            destination.side, destination.stage = None, Stage.DEAD
+            destination.side, destination.stage = None, gone
     except CpcError as error:
         if registry.gone(ctx.settings, name):
-            ending = live.ended(Folders.of(ctx.settings).vm(name).log)
-            destination.stage = destination.after_its_end(ending)
+            if gone is Stage.DEAD:
+                gone = destination.after_its_end(live.ended(Folders.of(ctx.settings).vm(name).log))
+            destination.stage = gone
             return
         destination.close()
         destination.listener.close()
@@ -154,6 +161,15 @@ def _attach_again(ctx: Context, destination: Destination, name: str) -> None:
         raise failure from error
 
 
+def _was_left(destination: Destination) -> bool:
+    """Whether a guest that ran here was left to itself: it runs, or what became of it was its own
+    doing or an operator's, and no loss."""
+    if ARRIVED in destination.job.record.data:
+        return True  # that was said then
+    ended = destination.ended_since()
+    return ended is None or ended.exit_code is ExitCode.ENDED
+
+
 def _allowing(ctx: Context, wishes: Wishes) -> Settings:
     """The settings with the folders that this receive allows besides."""
     both = ":".join(filter(None, (ctx.settings.allow_paths, wishes.allow_paths)))
@@ -164,9 +180,11 @@ def _end(
     ctx: Context, job: Job, destination: Destination, wishes: Wishes, wait: float | None
 ) -> int:
     reason: CpcError | None = None
+    interrupted = False
     try:
         _serve(destination, wishes, wait)
     except KeyboardInterrupt as stop:
+        interrupted = True
         reason = CpcError(
             "receive was interrupted",
             exit_code=interrupts.exit_code(stop),
@@ -177,6 +195,11 @@ def _end(
     finally:
         interrupts.ignore()
         _settle(destination, reason or CpcError("the source left", host=ctx.settings.host))
+        if interrupted and destination.stage is Stage.RUNNING and not destination.finished.is_set():
+            # The source stands still until it knows.
+            ctx.out.note(f"{job.record.vm} runs here; waiting until the source knows")
+            with contextlib.suppress(CpcError):
+                _serve(destination, wishes, wishes.grace)
         destination.listener.close()
         destination.close()
     return _report(ctx, job, destination)
@@ -257,11 +280,13 @@ def _lonely(destination: Destination, wishes: Wishes) -> CpcError:
 def _report(ctx: Context, job: Job, destination: Destination) -> int:
     name = job.record.vm
     ended = destination.ended_since() if _ran(destination) else None
-    if destination.stage is Stage.RUNNING and ended is None:
+    if destination.stage is Stage.RUNNING and (ended is None or ARRIVED in job.record.data):
         result: dict[str, Any] = {"vm": name, "host": ctx.settings.host, "state": "running"}
+        verb = "arrived" if ARRIVED in job.record.data else "runs"
         if destination.finished.is_set():
             stale.forget_secrets(ctx.settings, job.record)
         else:
+            job.record.data[ARRIVED] = True
             # It went away with its question open, and nobody else can answer that.
             ctx.out.note(
                 f"the source does not know yet that VM {name} runs here\n"
@@ -269,7 +294,7 @@ def _report(ctx: Context, job: Job, destination: Destination) -> int:
             )
         job.finish("done", result=result)
         try:
-            ctx.out.result(result, f"{name} runs on {ctx.settings.host}")
+            ctx.out.result(result, f"{name} {verb} on {ctx.settings.host}")
         except (OSError, CpcError) as lost:
             ctx.out.note(f"the result was not written: {reason(lost)}")
         return 0

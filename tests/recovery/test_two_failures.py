@@ -189,3 +189,55 @@ def test_destination_qemu_dies_in_mid_copy(scene: Scene) -> None:
         said = command.err.read_text()
         assert "killed" in said and "host-b" in said, said
     assert "cannot be reached" not in migrate.err.read_text()
+
+
+@pytest.mark.parametrize("since", ["runs", "stopped", "another"])
+def test_cut_that_lasts_beyond_the_grace_while_the_guest_starts(scene: Scene, since: str) -> None:
+    """The guest runs on b, whose operator goes on; what he does then does not lose it for a."""
+    migrate, receive = scene.moving(scene.b, "before RUN")
+    scene.cable.cut()
+    scene.stage.release("host-b")
+    assert finish(receive) == 0, told(receive)
+    job = scene.b.job("receive")["id"]
+    assert f"cpcctl job resume {job}" in receive.err.read_text()
+    assert finish(migrate) == 5, told(migrate)
+    assert (scene.a.state(), scene.b.state()) == ("frozen", "running")
+    if since != "runs":
+        scene.b.run("vm", "stop", "--force", VM)
+    if since == "another":
+        scene.b.run("vm", "start", str(scene.folder / f"{VM}.yaml"))
+    scene.cable.cut(False)
+    again, ours = resume(scene.b, "receive"), resume(scene.a, "migrate")
+    assert (finish(ours), finish(again)) == (0, 0), told(ours) + told(again)
+    states = ("absent", "stopped" if since == "stopped" else "running")
+    assert (scene.a.state(), scene.b.state().replace("absent", "stopped")) == states
+    for verb in ("wait", "resume"):
+        looked = scene.b.run("job", verb, job)
+        assert looked.out.read_text() == f"{VM} arrived on host-b\n"
+    assert "secret" not in scene.b.job("receive")["data"]
+
+
+def test_destination_is_resumed_long_before_the_source(scene: Scene) -> None:
+    """Its grace is over by then, and it listens again."""
+    migrate, receive = scene.moving(scene.b, "after RUN")
+    receive.kill()
+    finish(receive)
+    controllers_killed(scene, migrate)
+    scene.stage.release("host-b")
+    first = resume(scene.b, "receive")
+    assert finish(first) == 0 and "does not know yet" in first.err.read_text()
+    again, ours = resume(scene.b, "receive"), resume(scene.a, "migrate")
+    assert (finish(ours), finish(again)) == (0, 0), told(ours) + told(again)
+    assert (scene.a.state(), scene.b.state()) == ("absent", "running")
+    check_journal(scene.stage.lines())
+
+
+@pytest.mark.parametrize("at", ["before RUN", "after RUN"])
+def test_signal_to_receive_while_the_guest_starts(scene: Scene, at: str) -> None:
+    """It is too late to cancel: the source is told first."""
+    migrate, receive = scene.moving(scene.b, at, grace=LONG)
+    receive.kill(signal.SIGTERM)
+    scene.stage.release("host-b")
+    assert (finish(migrate), finish(receive)) == (0, 0), told(migrate) + told(receive)
+    assert (scene.a.state(), scene.b.state()) == ("absent", "running")
+    check_journal(scene.stage.lines())
