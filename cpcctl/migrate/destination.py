@@ -452,9 +452,9 @@ class Destination:
             except QmpGone as gone:
                 # Of a QEMU that lives and does not answer: the firmware may have had its COMMIT.
                 if self.prepared and not side.vm.wait_gone(GONE_SECONDS):
-                    raise self._not_given_up(gone) from gone
+                    raise self.not_given_up(gone) from gone
             except CallError as error:
-                raise self._not_given_up(error) from error
+                raise self.not_given_up(error) from error
         self.job.record.data["abort"] = base64.b64encode(token).decode("ascii")
         self.job.record.data.pop("launched", None)
         with contextlib.suppress(CpcError):  # a full disk must not keep the shell alive
@@ -472,7 +472,8 @@ class Destination:
         """ABORT's token, when there is one."""
         return base64.b64decode(self.job.record.data.get("abort", ""))
 
-    def _not_given_up(self, why: CpcError) -> CpcError:
+    def not_given_up(self, why: CpcError) -> CpcError:
+        """(5) The guest may run here, or may yet."""
         name = self._side().vm.name
         return CpcError(
             f"cannot abort the incoming migration of VM {name} on {self.settings.host}",

@@ -251,8 +251,12 @@ def _next_source(destination: Destination, wait: float | None) -> tuple[ssl.SSLS
 
 
 def _abandon(destination: Destination, error: CpcError) -> None:
-    """Keep a guest that runs here, give up any other."""
-    destination.refresh()
+    """Keep a guest that runs here, give up any other. :raise CpcError: (5) that cannot be told."""
+    try:
+        destination.refresh()
+    except CpcError as silent:
+        if destination.prepared:  # its firmware may have had the COMMIT
+            raise destination.not_given_up(silent) from silent
     if not _ran(destination):
         destination.give_up(error)
 

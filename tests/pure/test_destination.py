@@ -7,6 +7,7 @@ import io
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -171,38 +172,61 @@ def test_a_dead_qemus_last_words_are_in_the_error(
     assert left == [settings.state_dir / "jobs" / f"{arriving.job.id}.json"]
 
 
-@pytest.mark.parametrize(("prepared", "code"), [(True, 5), (False, 7)])
-def test_a_qemu_that_lives_and_does_not_answer(
-    prepared: bool, code: int, settings: Settings, arriving: Destination,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """After PREPARE it may have had the COMMIT, and then has the only guest."""
+@pytest.fixture
+def silent(
+    settings: Settings, arriving: Destination, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The QEMU of what arrives: it lives and answers nothing."""
     monkeypatch.setattr(destination, "GONE_SECONDS", 0.01)
     vm = qemu_that_ended(settings, "", "")
     child = subprocess.Popen(["sleep", "1000"])
-    try:
-        process = ProcessId.of(child.pid)
-        assert process is not None
-        vm.process, vm.child = process, None
+    process = ProcessId.of(child.pid)
+    assert process is not None
+    vm.process, vm.child = process, None
 
-        def gone() -> bytes:
-            raise QmpGone("QEMU of VM t did not answer stop within 60 s", None, "host-b")
+    def gone() -> bytes:
+        raise QmpGone("QEMU of VM t did not answer stop within 60 s", None, "host-b")
 
-        arriving.side = cast(
-            Any,
-            SimpleNamespace(vm=vm, close=lambda: None, settle_calls=lambda: None, abort=gone),
-        )
-        arriving.lock = VmLock.take(Folders.of(settings), "t", "a test")
-        arriving.prepared = prepared
-        if prepared:
-            with pytest.raises(CpcError, match="cannot abort the incoming") as caught:
-                arriving.handle(Abort("it died", lost=True))
-            assert caught.value.exit_code == code
-            assert child.poll() is None and vm.paths.definition.exists()
-        else:
+    arriving.side = cast(
+        Any,
+        SimpleNamespace(
+            vm=vm, close=lambda: None, settle_calls=lambda: None, abort=gone, query=gone
+        ),
+    )
+    arriving.lock = VmLock.take(Folders.of(settings), "t", "a test")
+    yield child
+    child.kill()
+    child.wait()
+
+
+@pytest.mark.parametrize(("prepared", "code"), [(True, 5), (False, 7)])
+def test_a_qemu_that_lives_and_does_not_answer(
+    prepared: bool, code: int, settings: Settings, arriving: Destination,
+    silent: subprocess.Popen[bytes],
+) -> None:  # fmt: skip
+    """After PREPARE it may have had the COMMIT, and then has the only guest."""
+    arriving.prepared = prepared
+    if prepared:
+        with pytest.raises(CpcError, match="cannot abort the incoming") as caught:
             arriving.handle(Abort("it died", lost=True))
-            assert end(settings, arriving).exit_code == code
-            assert "host-a says that VM t is lost" in end(settings, arriving).message
-    finally:
-        child.kill()
-        child.wait()
+        assert caught.value.exit_code == code
+        assert silent.poll() is None and Folders.of(settings).vm("t").definition.exists()
+    else:
+        arriving.handle(Abort("it died", lost=True))
+        assert end(settings, arriving).exit_code == code
+        assert "host-a says that VM t is lost" in end(settings, arriving).message
+
+
+@pytest.mark.parametrize(("prepared", "code"), [(True, 5), (False, 143)])
+def test_a_receive_that_ends_while_its_qemu_does_not_answer(
+    prepared: bool, code: int, settings: Settings, arriving: Destination,
+    silent: subprocess.Popen[bytes],
+) -> None:  # fmt: skip
+    """By a signal or when no source came back."""
+    arriving.prepared = prepared
+    receiving._settle(arriving, CpcError("terminated", exit_code=ExitCode.TERMINATED))
+    assert silent.poll() is None or not prepared
+    assert Folders.of(settings).vm("t").definition.exists() == prepared
+    error, record = end(settings, arriving), arriving.job.record
+    assert (error.exit_code, record.state) == (code, "unproven" if prepared else "cancelled")
+    assert prepared == (f"cpcctl job resume {record.id}" in str(error.hint))
