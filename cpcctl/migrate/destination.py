@@ -42,7 +42,7 @@ from cpcctl.migrate import (
 from cpcctl.migrate.machine import DestinationFact
 from cpcctl.migrate.network import Network
 from cpcctl.migrate.order import Stage
-from cpcctl.migrate.recovery import stale
+from cpcctl.migrate.recovery import outcome, stale
 from cpcctl.migrate.side import EVENT_SECONDS, Side
 from cpcctl.migrate.streams import Streams
 from cpcctl.ui.check import Check, refusal
@@ -295,12 +295,7 @@ class Destination:
         if not gone or not paths.definition.exists():
             return None
         ending = live.ended(paths.log)
-        return CpcError(
-            f"VM {name} arrived on {host}; then {ending.words}",
-            exit_code=ExitCode.ENDED if ending.by_guest else ExitCode.LOST,
-            host=host,
-            hint=f"cpcctl vm status {name}",
-        )
+        return outcome.ended_since(name, host, ending)
 
     def dead(self) -> CpcError | None:
         """What to say when QEMU here has died."""
@@ -474,14 +469,8 @@ class Destination:
 
     def not_given_up(self, why: CpcError) -> CpcError:
         """(5) The guest may run here, or may yet."""
-        name = self._side().vm.name
-        return CpcError(
-            f"cannot abort the incoming migration of VM {name} on {self.settings.host}",
-            exit_code=ExitCode.UNPROVEN,
-            host=self.settings.host,
-            cause=why.cause or why.message,
-            hint=f"cpcctl vm status {name}, on both hosts\n"
-            f"cpcctl job resume {self.job.id}, when its QEMU answers",
+        return outcome.not_given_up(
+            self._side().vm.name, self.settings.host, self.job.id, why.cause or why.message
         )
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from enum import Enum
 
 from cpcctl.errors import RESTORE, CpcError, ExitCode
 from cpcctl.migrate.machine import Phase
+from cpcctl.vm.ending import Ending
 
 # For sentences such as "the guest shut down during the copy".
 WHEN = {
@@ -87,6 +88,28 @@ def ended_there(cause: CpcError, name: str, there: str, here: str) -> Outcome:
             hint=f"cpcctl vm status {name}, on {there}\n"
             f"cpcctl vm stop --force {name}, on {here}: what is left of it can never run",
         ),
+    )
+
+
+def ended_since(name: str, host: str, ending: Ending) -> CpcError:
+    """The guest ran on the destination, whose QEMU is gone."""
+    return CpcError(
+        f"VM {name} arrived on {host}; then {ending.words}",
+        exit_code=ExitCode.ENDED if ending.by_guest else ExitCode.LOST,
+        host=host,
+        hint=f"cpcctl vm status {name}",
+    )
+
+
+def not_given_up(name: str, host: str, job: str, why: str) -> CpcError:
+    """The destination cannot abort: the guest may run there, or may yet."""
+    return CpcError(
+        f"cannot abort the incoming migration of VM {name} on {host}",
+        exit_code=ExitCode.UNPROVEN,
+        host=host,
+        cause=why,
+        hint=f"cpcctl vm status {name}, on both hosts\n"
+        f"cpcctl job resume {job}, when its QEMU answers",
     )
 
 
