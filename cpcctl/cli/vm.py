@@ -13,6 +13,7 @@ from cpcctl.cli import arguments
 from cpcctl.cli.arguments import seconds
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.files import open_regular
+from cpcctl.host.state import Folders
 from cpcctl.snp import checks as snp_checks
 from cpcctl.snp import definition as snp
 from cpcctl.ui import hints
@@ -48,6 +49,10 @@ def start_arguments(parser: argparse.ArgumentParser) -> None:
         "--force", action="store_true",
         help="start it here although it moved to another host, where it is gone",
     )
+    parser.add_argument(
+        "--unsettled", action="store_true",
+        help="start it here although a migration of it is not settled: its guest is given up",
+    )
     arguments.accel(parser, "what FILE says, else ")
 
 
@@ -58,18 +63,27 @@ def start_run(args: argparse.Namespace, ctx: Context) -> int:
         return _print_command(args, ctx, wanted)
     from cpcctl.migrate.recovery import moved
 
-    if not args.force:
-        moved.refuse_moved(ctx.settings, wanted.name, args.file)
     changed = True
     try:
-        vm = lifecycle.start(ctx.settings, wanted, accel=args.accel, note=ctx.out.note)
-        moved.note_started(ctx.settings, vm.name)
+        vm = lifecycle.start(
+            ctx.settings, wanted, accel=args.accel, note=ctx.out.note,
+            check=lambda: moved.refuse_second(
+                ctx.settings, wanted.name, args.file, moved=args.force, unsettled=args.unsettled
+            ),
+        )  # fmt: skip
+        try:
+            moved.note_started(ctx.settings, vm.name)
+        except CpcError as error:
+            ctx.out.note(f"that VM {vm.name} is here again was not noted: {error.cause}")
         found = lifecycle.status(ctx.settings, vm.name)
     except lifecycle.RunsAlready as error:
         changed, vm = False, error.vm
         found = _as_wanted(args, ctx, wanted, error)
     ctx.out.note(protection.line(vm.spec.platform, vm.spec.accel, debug=vm.spec.snp.debug))
-    found |= _migratable(ctx, vm.name)
+    try:
+        found |= _migratable(ctx, vm.name)
+    except CpcError as error:
+        ctx.out.note(f"whether VM {vm.name} can migrate is not known: {error.message}")
     for entry in found.get("obstacles", ()):
         ctx.out.note(f"VM {vm.name} cannot migrate as it is: {entry['reason']}")
     ctx.out.result(
@@ -148,6 +162,10 @@ def stop_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="VM", help="name of the VM")
     parser.add_argument("--force", action="store_true", help="do not wait for the guest")
     parser.add_argument(
+        "--unsettled", action="store_true",
+        help="stop it although a migration of it is not settled: the guest may be lost",
+    )
+    parser.add_argument(
         "--timeout",
         type=seconds,
         default=60.0,
@@ -160,8 +178,7 @@ def stop_run(args: argparse.Namespace, ctx: Context) -> int:
     """Stop a VM; one that does not run is fine."""
     from cpcctl.migrate.recovery import orphaned
 
-    if not args.force:
-        orphaned.refuse_orphan(ctx.settings, args.name)
+    way = f"cpcctl vm stop --force --unsettled {args.name}, if the guest may be lost"
     ran = lifecycle.stop(
         ctx.settings,
         args.name,
@@ -170,7 +187,13 @@ def stop_run(args: argparse.Namespace, ctx: Context) -> int:
         waiting=lambda: ctx.out.note(
             f"waiting for the guest to shut down (up to {args.timeout:g} s)"
         ),
+        check=lambda: None
+        if args.unsettled
+        else orphaned.refuse_orphan(ctx.settings, args.name, way),
     )
+    definition = Folders.of(ctx.settings).vm(args.name).definition
+    if definition.exists():
+        ctx.out.note(f"{definition} could not be removed; the VM is stopped")
     text = f"stopped {args.name}" if ran else f"{args.name} does not run"
     ctx.out.result({"name": args.name, "changed": ran}, text)
     return 0

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from cpcctl.ui.context import Context
 from cpcctl.vm import pause
@@ -19,8 +20,8 @@ def pause_run(args: argparse.Namespace, ctx: Context) -> int:
     """Pause a guest; one that stands still already is fine."""
     from cpcctl.migrate.recovery import orphaned
 
-    orphaned.refuse_orphan(ctx.settings, args.name)
-    done = pause.pause(ctx.settings, args.name)
+    check = partial(orphaned.refuse_orphan, ctx.settings, args.name)
+    done = pause.pause(ctx.settings, args.name, check)
     text = f"paused {args.name}" if done.changed else f"{args.name} stands still: {done.reason}"
     _show(ctx, args.name, done, text)
     return 0
@@ -35,8 +36,8 @@ def resume_run(args: argparse.Namespace, ctx: Context) -> int:
     """Let a guest go on; one that runs is fine."""
     from cpcctl.migrate.recovery import orphaned
 
-    orphaned.refuse_orphan(ctx.settings, args.name)
-    done = pause.resume(ctx.settings, args.name)
+    check = partial(orphaned.refuse_orphan, ctx.settings, args.name)
+    done = pause.resume(ctx.settings, args.name, check)
     text = f"resumed {args.name} ({done.reason})" if done.changed else f"{args.name} runs already"
     _show(ctx, args.name, done, text)
     return 0

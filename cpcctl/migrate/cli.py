@@ -116,6 +116,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     orphaned.refuse_orphan(ctx.settings, args.vm)
     spec = lifecycle.attach(ctx.settings, args.vm).spec
     with VmLock.take(folders, args.vm, "migrate") as lock:
+        orphaned.refuse_orphan(ctx.settings, args.vm)  # again: now nobody else is at it
         if args.dry_run:
             return dry_run(ctx, args.vm, ticket.text(), options)
         data = {

@@ -38,6 +38,7 @@ from cpcctl.vm.spec import VmSpec
 START_TIMEOUT = patient(60.0)
 FIRMWARE_SECONDS = patient(30.0)
 LOOK_SECONDS = patient(5.0)
+Check = Callable[[], None]
 # QEMU itself, its devices and its translated code.
 OVERHEAD = 256 << 20
 
@@ -59,12 +60,14 @@ def start(
     accel: str | None = None,
     note: Note | None = None,
     files: Files | None = None,
+    check: Check | None = None,
 ) -> Vm:
     """Start a VM and add its hvCPUs. Either it runs, or nothing is left of it.
 
     incoming: stopped, disks inactive, to receive a guest
     files:    when the caller has opened them already; it closes them
     lock:     when the caller holds the VM's lock already
+    check:    called under the VM's lock, before anything is done; it raises what stands in the way
     accel, note: as for resolve()
     Raises RunsAlready; CpcError: 3 refused (too little memory, wrong
     QEMU, KVM asked for that does not work, or QEMU refuses to start, with its
@@ -74,6 +77,8 @@ def start(
     if lock is None:
         with VmLock.take(Folders.of(settings), spec.name, "vm start") as held:
             try:
+                if check is not None:
+                    check()
                 return start(
                     settings, spec, incoming=incoming, lock=held, accel=accel, note=note,
                     files=files,
@@ -248,10 +253,12 @@ def stop(
     timeout: float = 60.0,
     lock: VmLock | None = None,
     waiting: Callable[[], None] | None = None,
+    check: Check | None = None,
 ) -> bool:
     """Shut a guest down; with force end its QEMU at once. Its logs stay.
 
     waiting: called when the guest was asked and the wait for it begins
+    check: as for start()
     Returns False when it did not run. Raises CpcError (6) when the guest did
     not shut down in time; it runs on.
     """
@@ -261,6 +268,8 @@ def stop(
         raise registry.no_vm(settings, name)
     if lock is None:
         with VmLock.take(Folders.of(settings), name, "vm stop") as held:
+            if check is not None:
+                check()
             return stop(
                 settings, name, force=force, timeout=timeout, lock=held, waiting=waiting
             )
@@ -314,7 +323,9 @@ def _ask_to_shut_down(vm: Vm, qmp: Qmp) -> bool:
 
 def _remove_definition(paths: VmPaths) -> None:
     # What is stopped must not stand in the way of a VM of that name arriving.
-    paths.definition.unlink(missing_ok=True)
+    # That they cannot be removed makes nothing run.
+    with contextlib.suppress(OSError):
+        paths.definition.unlink(missing_ok=True)
     remove_tree(paths.run)
 
 

@@ -33,13 +33,16 @@ class Change:
     reason: str | None
 
 
-def pause(settings: Settings, name: str) -> Change:
+def pause(settings: Settings, name: str, check: lifecycle.Check) -> Change:
     """Stop the guest's CPUs; its QEMU stays. One that stands still already is fine.
+
+    check: called under the VM's lock; it raises what stands in the way
 
     :raise CpcError: (2) no such VM, (4) it does not run, (75) a job is at it,
     (3) it is frozen.
     """
     with VmLock.take(Folders.of(settings), name, "vm pause"):
+        check()
         vm = lifecycle.attach(settings, name)
         with vm.qmp() as qmp:
             state = live.run_state(qmp, vm.spec)
@@ -51,13 +54,14 @@ def pause(settings: Settings, name: str) -> Change:
             return Change(False, state, live.standstill(qmp, state, vm.spec))
 
 
-def resume(settings: Settings, name: str) -> Change:
+def resume(settings: Settings, name: str, check: lifecycle.Check) -> Change:
     """Let a guest go on that was paused, or stopped by its disk or its watchdog.
 
     :raise CpcError: as pause(); (3) it stands still for a reason that this does not
     end; (1) it has stopped again at once.
     """
     with VmLock.take(Folders.of(settings), name, "vm resume"):
+        check()
         vm = lifecycle.attach(settings, name)
         with vm.qmp() as qmp:
             state = live.run_state(qmp, vm.spec)

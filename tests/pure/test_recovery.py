@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -21,7 +22,8 @@ from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host import life
 from cpcctl.host.folders import make_folder
-from cpcctl.host.state import Folders
+from cpcctl.host.process import ProcessId
+from cpcctl.host.state import Folders, VmLock
 from cpcctl.jobs.store import JobStore, Record
 from cpcctl.link import tls
 from cpcctl.link.ticket import Ticket
@@ -247,7 +249,8 @@ def test_a_vm_that_moved_is_not_started_here_again(
 ) -> None:
     begun: list[str] = []
 
-    def begin(_: Any, wanted: Any, **__: Any) -> None:
+    def begin(_: Any, wanted: Any, *, check: Any, **__: Any) -> None:
+        check()
         begun.append(wanted.name)
         raise CpcError("no QEMU here", exit_code=ExitCode.UNREACHABLE)
 
@@ -268,11 +271,102 @@ def test_a_vm_that_moved_is_not_started_here_again(
 
 
 def test_a_vm_whose_job_is_not_settled_is_not_started(
-    settings: Settings, definition: Path, capsys: pytest.CaptureFixture[str]
+    settings: Settings, definition: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """--force is for one that moved; giving the guest up has a word of its own."""
+
+    def ready(*_: Any) -> None:
+        raise CpcError("no QEMU here", exit_code=ExitCode.UNREACHABLE)
+
+    monkeypatch.setattr(lifecycle, "_check_memory", ready)
     record = migration(settings, "commit", prepared="AA==")
-    code, said = start(definition, capsys)
-    assert code == 75 and f"cpcctl job resume {record.id}" in said
+    for flags in ((), ("--force",)):
+        code, said = start(definition, capsys, *flags)
+        assert code == 75 and f"cpcctl job resume {record.id}" in said
+        assert f"cpcctl vm start --unsettled {definition}" in said
+    assert start(definition, capsys, "--unsettled")[0] == 4
+
+
+@pytest.mark.parametrize("kind", ["migrate", "receive"])
+def test_a_vm_whose_job_is_not_settled_is_not_stopped(
+    settings: Settings, qemu: Any, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    child = qemu(LIVES)
+    if kind == "migrate":
+        record = migration(settings, "commit", prepared="AA==")
+    else:
+        record = interrupted(settings, "receive", "receive", launched="t")
+    for flags in ((), ("--force",)):
+        assert entry.main(["vm", "stop", "t", *flags]) == 75
+        said = capsys.readouterr().err
+        assert f"cpcctl job resume {record.id}" in said and "stop --force --unsettled t" in said
+        assert child.shell.poll() is None
+    assert entry.main(["vm", "stop", "t", "--force", "--unsettled"]) == 0
+    child.shell.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("verb", "code"), [("vm start", 3), ("vm stop", 75), ("vm pause", 75), ("vm resume", 75),
+                       ("migrate", 75)],
+)
+def test_the_record_is_read_under_the_lock(
+    settings: Settings, definition: Path, qemu: Any, monkeypatch: pytest.MonkeyPatch, verb: str,
+    code: int,
+) -> None:
+    """What was at the VM ends while the verb begins."""
+    real = VmLock.take
+    ended: list[str] = []
+
+    def take(folders: Folders, name: str, purpose: str) -> VmLock:
+        lock = real(folders, name, purpose)
+        if not ended:
+            ended.append(purpose)
+            if verb == "vm start":
+                done(settings, "migrate", destination="host-b")
+            else:
+                migration(settings, "commit", prepared="AA==")
+        return lock
+
+    monkeypatch.setattr(VmLock, "take", staticmethod(take))
+    if verb != "vm start":
+        qemu(LIVES)
+    argv = {"vm start": [str(definition)], "migrate": ["t", NOWHERE.text()]}.get(verb, ["t"])
+    assert entry.main([*verb.split(), *argv]) == code
+    assert ended
+
+
+def test_a_vm_that_was_started_is_started_whatever_can_be_noted(
+    settings: Settings, definition: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def begin(_: Any, wanted: Any, **__: Any) -> Any:
+        paths = Folders.of(settings).vm("t")
+        paths.state.mkdir(parents=True)
+        paths.definition.write_text(spec.dump(wanted))
+        return lifecycle.Vm("t", wanted, paths, ProcessId.myself(), [], "host-a")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise CpcError("cannot write it", exit_code=ExitCode.REFUSED, cause="Read-only file system")
+
+    done(settings, "migrate", destination="host-b")
+    monkeypatch.setattr(lifecycle, "start", begin)
+    monkeypatch.setattr(JobStore, "save", full)
+    code, said = start(definition, capsys, "--force")
+    assert code == 0 and "was not noted: Read-only file system" in said, said
+
+
+def test_what_was_stopped_is_stopped_whatever_can_be_removed(
+    settings: Settings, qemu: Any, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    qemu(LIVES)
+    monkeypatch.setattr(Path, "unlink", full)
+    assert entry.main(["vm", "stop", "t", "--force"]) == 0
+    assert "could not be removed; the VM is stopped" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "another type"])
@@ -282,6 +376,7 @@ def test_a_damaged_job_file_is_not_the_same_as_none(
     verb: str,
 ) -> None:
     """It may be the one that moved the VM. --force is for who knows."""
+    make_folder(Folders.of(settings).vm("t").state)
     record = done(settings, "migrate", destination="host-b")
     file = Folders.of(settings).jobs / f"{record.id}.json"
     text = file.read_text()

@@ -31,15 +31,22 @@ def last(settings: Settings, name: str) -> Record | None:
     return newest
 
 
-def refuse_moved(settings: Settings, name: str, file: str) -> None:
-    """:raise CpcError: (3) the VM moved to another host; (75) a job is not settled.
+def refuse_second(
+    settings: Settings, name: str, file: str, *, moved: bool = False, unsettled: bool = False
+) -> None:
+    """Call it under the VM's lock.
 
     file: its definition, for the hint
+    moved, unsettled: the operator knows that the guest is gone there, or gives it up
+    :raise CpcError: (3) the VM moved to another host; (75) a job is not settled; (5) whether
+    either is so cannot be told.
     """
     if not registry.gone(settings, name):
         return  # it runs here, or start itself says what is wrong
-    orphaned.refuse_orphan(settings, name)
-    record = last(settings, name)
+    if not unsettled:
+        way = f"cpcctl vm start --unsettled {file}, if the guest may be given up"
+        orphaned.refuse_orphan(settings, name, way)
+    record = None if moved else last(settings, name)
     if record is None:
         return
     where = str(record.result.get("destination", "another host"))

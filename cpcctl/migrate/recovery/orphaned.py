@@ -29,11 +29,17 @@ SECOND = len("20260101-000000")  # of a job's id
 
 
 def orphan(settings: Settings, name: str) -> Record | None:
-    """The newest job of a VM whose controller died or whose end is not proven."""
+    """The newest job of a VM whose controller died or whose end is not proven.
+
+    A receive too, whose guest may be the only one by now and is not known to have run.
+    """
     for record in reversed(JobStore(Folders.of(settings).jobs).list(name)):
+        unsettled = record.seen_state == INTERRUPTED or record.state == "unproven"
         if record.kind == "migrate":
-            unsettled = record.seen_state == INTERRUPTED or record.state == "unproven"
             return record if unsettled else None
+        arriving = record.data.get("launched") == name and "running" not in record.data
+        if unsettled and arriving:
+            return record
     return None
 
 
@@ -49,8 +55,11 @@ def unreadable(settings: Settings, name: str) -> Damaged | None:
     return next((error for error in reversed(damaged) if error.job[:SECOND] >= newest), None)
 
 
-def refuse_orphan(settings: Settings, name: str) -> None:
-    """:raise CpcError: (75) a job of this VM must be settled first; (5) that cannot be told."""
+def refuse_orphan(settings: Settings, name: str, way: str | None = None) -> None:
+    """Call it under the VM's lock. way: what else there is to do, for the hint.
+
+    :raise CpcError: (75) a job of this VM must be settled first; (5) that cannot be told.
+    """
     record = orphan(settings, name)
     if record is not None:
         raise CpcError(
@@ -58,7 +67,7 @@ def refuse_orphan(settings: Settings, name: str) -> None:
             exit_code=ExitCode.BUSY,
             host=settings.host,
             cause=f"it stopped in phase {record.phase}",
-            hint=f"cpcctl job resume {record.id}",
+            hint="\n".join(filter(None, (f"cpcctl job resume {record.id}", way))),
         )
     error = unreadable(settings, name)
     if error is not None:
