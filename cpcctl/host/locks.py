@@ -38,8 +38,11 @@ def hold(fd: int, byte: int) -> None:
 def held(fd: int, byte: int) -> bool:
     """Whether this byte is locked by somebody else, and its neighbours are not.
 
+    Never one that QEMU or another program locks by itself, as any image in use has them.
     Raises OSError: the file system has no locks.
     """
+    if not FIRST <= byte < LAST:
+        return False
     return [_locked(fd, at) for at in (byte - 1, byte, byte + 1)] == [False, True, False]
 
 

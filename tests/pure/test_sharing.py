@@ -215,6 +215,10 @@ def test_another_lock_proves_nothing(tmp_path: Path) -> None:
     assert locks.held(ours, byte)
     assert not locks.held(ours, byte + 1)
     assert not locks.held(ours, byte - 1)
+    # Whoever claims to share the file names the byte: not one that is locked anyway.
+    for taken in (100, 201, 203, locks.FIRST - 1, locks.LAST):
+        locks.hold(other, taken)
+        assert not locks.held(ours, taken)
     for fd in (ours, other):
         os.close(fd)
 
