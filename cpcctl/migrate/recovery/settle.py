@@ -76,7 +76,7 @@ def take(
     if step is Step.LOST:
         # So that the other side says the same, at once: it would wait for us until its grace ends.
         tell_abort(source, cause.message, lost=True)
-        by_word = source.host if fact is DestinationFact.DEAD else None
+        by_word = None if fact is DestinationFact.UNREACHABLE else source.host
         return outcome.lost(cause, source.name, by_word_of=by_word)
     return outcome.unproven(cause, source.name, source.job.id, None)
 
