@@ -434,6 +434,8 @@ class Destination:
         """
         if self.stage is Stage.ABORTED or self.side is None:
             self.error = self.error or reason
+            if stale.forget_dead(self.settings, self.job.record) and self.lock is not None:
+                self.lock.remove()
             self.stage = Stage.ABORTED if self._token() else Stage.ENDED
             return self._token()
         side = self.side

@@ -127,6 +127,6 @@ def test_a_receive_does_not_take_another_vm_for_its_own(scene: Scene) -> None:
     assert finish(migrate) == 1, told(migrate)
     scene.b.run("vm", "stop", "--force", "--unsettled", VM)
     scene.a.run("vm", "stop", "--force", VM)
-    scene.b.run("vm", "start", str(scene.folder / f"{VM}.yaml"))
+    scene.b.run("vm", "start", "--unsettled", str(scene.folder / f"{VM}.yaml"))
     scene.b.run("job", "resume", scene.b.job("receive")["id"], expect=None)
     assert scene.b.state() == "running"

@@ -159,6 +159,8 @@ def test_host_of_the_source_dies_with_the_guest(scene: Scene, at: str) -> None:
     scene.stage.release("host-a")
     ours = scene.a.run("job", "resume", job, expect=7)
     assert "lost" in ours.err.read_text()
+    # After the COMMIT nobody but the other host can say so.
+    assert ("is lost by the word of host-b" in ours.err.read_text()) == (at == "after COMMIT")
     assert finish(receive, LONG / 2) == 7, told(receive)
     assert f"VM {VM} is lost" in receive.err.read_text()
     assert scene.b.state() == "absent" and not scene.stage.runs_somewhere()
@@ -240,4 +242,19 @@ def test_signal_to_receive_while_the_guest_starts(scene: Scene, at: str) -> None
     scene.stage.release("host-b")
     assert (finish(migrate), finish(receive)) == (0, 0), told(migrate) + told(receive)
     assert (scene.a.state(), scene.b.state()) == ("absent", "running")
+    check_journal(scene.stage.lines())
+
+
+def test_destination_host_dies_in_mid_copy(scene: Scene) -> None:
+    """Nothing stays there of a VM that never arrived: it could be started, or be in the way."""
+    migrate, receive = scene.moving(scene.a, "before SEND")
+    receive.kill()
+    finish(receive)
+    kill(qemu(scene.b))
+    scene.stage.release("host-a")
+    assert finish(migrate) == 1, told(migrate)
+    assert finish(resume(scene.b, "receive")) == 1
+    assert (scene.a.state(), scene.b.state()) == ("running", "absent")
+    again, ticket = scene.receive()
+    assert (finish(scene.migrate(ticket)), finish(again)) == (0, 0)
     check_journal(scene.stage.lines())

@@ -11,7 +11,7 @@ from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.state import Folders
 from cpcctl.jobs.store import JobStore, Record
-from cpcctl.migrate.recovery import orphaned
+from cpcctl.migrate.recovery import orphaned, stale
 from cpcctl.vm import registry
 
 # In a job's data: the VM was started here again, by somebody who knows.
@@ -61,8 +61,13 @@ def refuse_second(
 
 
 def note_started(settings: Settings, name: str) -> None:
-    """It was started here in spite of that, so it is here again."""
+    """It was started here in spite of that, so it is here again, and nothing of a receive."""
+    store = JobStore(Folders.of(settings).jobs)
     record = last(settings, name)
     if record is not None:
         record.data[STARTED_AGAIN] = True
-        JobStore(Folders.of(settings).jobs).save(record, use_reserve=False)
+        store.save(record, use_reserve=False)
+    for record in store.list(name):
+        if record.kind == "receive" and record.data.get("launched") == name:
+            stale.disown(record)
+            store.save(record, use_reserve=False)

@@ -64,7 +64,7 @@ def remove(settings: Settings, name: str) -> Left:
     if side is None and not registry.gone(settings, name):
         return Left.UNKNOWN
     if side is None:
-        record.data["dead"] = True
+        disown(record)
         words = "its controller died and QEMU is gone"
     else:
         try:
@@ -113,6 +113,23 @@ def cancel(settings: Settings, job_id: str) -> Record:
         if not folders.vm(name).state.exists():
             lock.remove()
     return record
+
+
+def forget_dead(settings: Settings, record: Record) -> bool:
+    """Remove what an incoming QEMU left that is proven gone, and whose guest is not known to have
+    run here. The caller holds the VM's lock."""
+    name = record.data.get("launched")
+    if not name or "running" in record.data or not registry.gone(settings, name):
+        return False
+    disown(record)
+    lifecycle.discard(settings, name)
+    return True
+
+
+def disown(record: Record) -> None:
+    """What has the name that it launched is not its own any more."""
+    record.data.pop("launched", None)
+    record.data["dead"] = True
 
 
 def forget_secrets(settings: Settings, record: Record) -> None:
