@@ -7,13 +7,14 @@ Each raises ArgumentTypeError with what is wrong and what would be right.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import ipaddress
 import os
 import re
 from collections.abc import Callable
 
 from cpcctl.config.settings import ACCELS
-from cpcctl.errors import quoted, shown
+from cpcctl.errors import CpcError, ExitCode, quoted, shown
 
 NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?", re.ASCII)
 WHOLE = re.compile(r"\d{1,9}", re.ASCII)
@@ -86,6 +87,34 @@ def listen(text: str) -> tuple[str, int]:
     return _host(match[1]), port
 
 
+def any_address(named: str | None) -> str:
+    """Where to listen so that what is named to the source leads here."""
+    return "::" if named is not None and ":" in named else "0.0.0.0"
+
+
+def reachable(host: str, named: str | None) -> None:
+    """:raise CpcError: (2) what is named to the source is of another family than where we listen.
+
+    A name says nothing of its family, and [::] takes both.
+    """
+    if named is None or host == "::" or not (_address(host) and _address(named)):
+        return
+    if (":" in host) != (":" in named):
+        raise CpcError(
+            f"--address {named} does not lead to --listen {host}: one is IPv6, the other is not",
+            exit_code=ExitCode.USAGE,
+            hint=f"--listen {f'[{named}]' if ':' in named else named}:0",
+        )
+
+
+def _address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _host(text: str) -> str:
     inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if ":" in inner or inner != text:
@@ -152,12 +181,14 @@ def folder(text: str) -> str:
 
 
 def descriptor(text: str) -> int:
-    """A file descriptor that this process was given."""
+    """A file descriptor that this process was given to write to."""
     number = whole(3, 1 << 20)(text)
     try:
-        os.fstat(number)
+        mode = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
     except OSError:
         raise Wrong(f"no file descriptor {number} is open") from None
+    if mode == os.O_RDONLY:  # a folder is never open otherwise
+        raise Wrong(f"file descriptor {number} is not open for writing")
     return number
 
 

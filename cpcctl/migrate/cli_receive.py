@@ -14,8 +14,9 @@ from cpcctl.ui.context import Context
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of receive."""
     parser.add_argument(
-        "--listen", type=arguments.listen, default="0.0.0.0:0", metavar="HOST:PORT",
-        help="where to listen; port 0 is any free one (default: 0.0.0.0:0)",
+        "--listen", type=arguments.listen, metavar="HOST:PORT",
+        help="where to listen; port 0 is any free one (default: 0.0.0.0:0, or [::]:0 for an IPv6 "
+        "--address)",
     )
     parser.add_argument(
         "--address", type=arguments.host, metavar="HOST",
@@ -60,7 +61,8 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     from cpcctl.migrate import receiving
     from cpcctl.migrate.events import Events
 
-    host, port = args.listen
+    host, port = args.listen or (arguments.any_address(args.address), 0)
+    arguments.reachable(host, args.address)
     taps = dict(args.nic)
     if len(taps) != len(args.nic):
         raise CpcError("--nic names one network card twice", exit_code=ExitCode.USAGE)

@@ -4,13 +4,19 @@
 from __future__ import annotations
 
 import argparse
+import os
+import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cpcctl import __main__ as entry
 from cpcctl.cli import arguments
+from cpcctl.errors import CpcError
+from cpcctl.link import tls
+from cpcctl.link.listener import Listener
 
 
 @pytest.mark.parametrize(
@@ -135,3 +141,42 @@ def test_no_option_takes_nonsense(read: Callable[[str], object], text: str) -> N
     with pytest.raises(argparse.ArgumentTypeError) as caught:
         read(text)
     assert all(line.isprintable() for line in str(caught.value).splitlines())
+
+
+@pytest.mark.parametrize(
+    ("host", "named", "leads"),
+    [
+        ("0.0.0.0", None, True), ("0.0.0.0", "192.0.2.2", True), ("0.0.0.0", "host-b", True),
+        ("0.0.0.0", "::1", False), ("127.0.0.1", "::1", False), ("::1", "127.0.0.1", False),
+        ("::", "127.0.0.1", True), ("::", "::1", True), ("localhost", "::1", True),
+    ],
+)
+def test_an_address_that_does_not_lead_here(host: str, named: str | None, leads: bool) -> None:
+    if leads:
+        arguments.reachable(host, named)
+        return
+    with pytest.raises(CpcError, match="does not lead to --listen") as caught:
+        arguments.reachable(host, named)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("named", ["::1", "127.0.0.1"])
+def test_the_default_is_reached_at_the_address_that_is_named(named: str, tmp_path: Path) -> None:
+    secret = bytes(32)
+    context = tls.server_context(tls.make_identity(tmp_path, "0" * 32))
+    listener = Listener(arguments.any_address(named), 0, context, secret)
+    try:
+        socket.create_connection((named, listener.port), 10).close()
+    finally:
+        listener.close()
+
+
+@pytest.mark.parametrize("kind", ["folder", "read-only"])
+def test_a_descriptor_that_nothing_can_be_written_to(tmp_path: Path, kind: str) -> None:
+    path = tmp_path if kind == "folder" else Path(os.devnull)
+    number = os.open(path, os.O_RDONLY)
+    try:
+        with pytest.raises(arguments.Wrong, match="is not open for writing"):
+            arguments.descriptor(str(number))
+    finally:
+        os.close(number)
