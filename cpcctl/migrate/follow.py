@@ -54,8 +54,12 @@ def wait_taken(settings: Settings, job_id: str, child: subprocess.Popen[bytes]) 
         time.sleep(LOOK_SECONDS)
 
 
-def follow(ctx: Context, job_id: str, child: subprocess.Popen[bytes] | None = None) -> Record:
-    """Show a job until it has ended or its controller is gone; Ctrl-C cancels it."""
+def follow(
+    ctx: Context, job_id: str, child: subprocess.Popen[bytes] | None = None, *,
+    cancels: bool = True,
+) -> Record:  # fmt: skip
+    """Show a job until it has ended or its controller is gone; Ctrl-C cancels it, or, without
+    cancels, ends this alone. :raise KeyboardInterrupt: the latter."""
     store = JobStore(Folders.of(ctx.settings).jobs)
     progress = ctx.progress()
     phase, code = "", ExitCode.INTERRUPTED
@@ -82,6 +86,8 @@ def follow(ctx: Context, job_id: str, child: subprocess.Popen[bytes] | None = No
                     progress.update(note["bytes_done"], note["bytes_expected"], _round(note))
                 time.sleep(LOOK_SECONDS)
             except KeyboardInterrupt as stop:
+                if not cancels:
+                    raise
                 interrupts.ignore()
                 code = interrupts.exit_code(stop)
                 ctx.out.note("cancelling; waiting until it is clear where the VM is")

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 from tests.lib.fork_server import Command
 from tests.patience import patient
-from tests.recovery.hosts import VM, Host, Scene, finish, kill, told
+from tests.recovery.hosts import VM, Host, Scene, finish, kill, told, until
 from tests.recovery.test_kill_matrix import check_journal
 
 LONG = patient(60.0)
@@ -130,3 +132,15 @@ def test_a_receive_does_not_take_another_vm_for_its_own(scene: Scene) -> None:
     scene.b.run("vm", "start", "--unsettled", str(scene.folder / f"{VM}.yaml"))
     scene.b.run("job", "resume", scene.b.job("receive")["id"], expect=None)
     assert scene.b.state() == "running"
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_who_waits_for_a_job_does_not_cancel_it(scene: Scene, number: signal.Signals) -> None:
+    migrate, receive = scene.moving(scene.a, "before SEND")
+    job = scene.a.job("migrate")["id"]
+    wait = scene.a.start("job", "wait", job, "--progress", "plain")
+    until(lambda: wait.err.exists() and "copy" in wait.err.read_text(), "job wait to follow")
+    wait.kill(number)
+    assert finish(wait) == 75 and "it goes on" in wait.err.read_text(), told(wait)
+    scene.stage.release("host-a")
+    assert (finish(migrate), finish(receive)) == (0, 0)
