@@ -28,7 +28,7 @@ CASES = [
     if (point.phase, victim) != ("preflight", "destination-qemu")
 ]
 NAMES = [f"{point.id}-{victim}" for point, victim in CASES]
-STATES = {0: "done", 1: "failed", 4: "failed", 5: "unproven", 7: "lost", 143: "failed"}
+STATES = {0: "done", 1: "failed", 4: "failed", 5: "unproven", 7: "lost", 143: "cancelled"}
 
 
 class Wanted:

@@ -234,17 +234,6 @@ def test_destination_is_resumed_long_before_the_source(scene: Scene) -> None:
     check_journal(scene.stage.lines())
 
 
-@pytest.mark.parametrize("at", ["before RUN", "after RUN"])
-def test_signal_to_receive_while_the_guest_starts(scene: Scene, at: str) -> None:
-    """It is too late to cancel: the source is told first."""
-    migrate, receive = scene.moving(scene.b, at, grace=LONG)
-    receive.kill(signal.SIGTERM)
-    scene.stage.release("host-b")
-    assert (finish(migrate), finish(receive)) == (0, 0), told(migrate) + told(receive)
-    assert (scene.a.state(), scene.b.state()) == ("absent", "running")
-    check_journal(scene.stage.lines())
-
-
 def test_destination_host_dies_in_mid_copy(scene: Scene) -> None:
     """Nothing stays there of a VM that never arrived: it could be started, or be in the way."""
     migrate, receive = scene.moving(scene.a, "before SEND")
