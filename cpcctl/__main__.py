@@ -68,7 +68,7 @@ def _run(argv: Sequence[str]) -> int:
             traceback.print_exc()
         _show(
             CpcError(
-                "a defect in cpcctl",
+                "internal error in cpcctl",
                 exit_code=ExitCode.DEFECT,
                 cause=f"{type(error).__name__}: {error}",
                 hint="report this with the lines above; cpcctl vm list shows where VMs are",

@@ -117,7 +117,7 @@ def hardware(what: int, answer: int) -> str:
     if (what, answer) == (1, UNCHANGED):
         words += ": the page was in that state already; the host has hidden or exchanged it"
     if (what, answer) == (8, UNCHANGED):
-        words += ": the page that the host named for a gvCPU is no save area"
+        words += ": the page that the host named for a gvCPU is not a save area"
     return words
 
 

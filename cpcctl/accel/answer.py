@@ -46,7 +46,7 @@ def step(said: str) -> str:
     passed = 0
     while passed < len(STEPS) and said[passed : passed + 1] == LETTERS[passed]:
         passed += 1
-    return STEPS[passed] if passed < len(STEPS) else "its last word"
+    return STEPS[passed] if passed < len(STEPS) else "last output"
 
 
 def hang(said: str, seconds: float, answers: bool) -> Verdict:

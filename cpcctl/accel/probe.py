@@ -63,7 +63,7 @@ def run(settings: Settings, seconds: float, accel: str = "kvm", cpu: str = "max"
     try:
         with guest.open("rb") as file:
             if file.read(len(MULTIBOOT)) != MULTIBOOT:
-                return Verdict(PARTS, f"{guest} is no probe guest", "make firmware")
+                return Verdict(PARTS, f"{guest} is not a probe guest", "make firmware")
         with tempfile.TemporaryDirectory(prefix="cpc-kvm-") as name:
             folder, data = Path(name), find.qemu_data(settings, binary)
             if len(os.fsencode(folder / "qmp-job.sock")) > SOCKET_PATH_MAX:

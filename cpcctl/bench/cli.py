@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scenario",
         default="idle-2g,filled-2g",
         metavar="NAME[,NAME]",
-        help="what to measure (default: idle-2g,filled-2g)",
+        help="scenarios to measure (default: idle-2g,filled-2g)",
     )
     parser.add_argument(
         "--repeat",

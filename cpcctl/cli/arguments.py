@@ -46,7 +46,7 @@ mebibytes = number("MiB per second", 1e6)
 def waiting(text: str) -> float:
     """Seconds for an option that waits for ever when it is left out."""
     if text.lower().lstrip("+") in ("inf", "infinity", "ever", "forever"):
-        raise Wrong(f"{quoted(text)} is not a number of seconds; leave it out to wait for ever")
+        raise Wrong(f"{quoted(text)} is not a number of seconds; leave it out for no limit")
     return seconds(text)
 
 

@@ -20,7 +20,7 @@ EXITS = (
     (6, "timed out; cancelled; the VM is confirmed on the source"),
     (7, "proven lost; restore from a snapshot"),
     (8, "the guest ended by itself (shut down, reset or panicked); the VM is stopped"),
-    (70, "a defect in cpcctl"),
+    (70, "internal error in cpcctl"),
     (75, "busy; retry later"),
     (130, "interrupted, cancel confirmed (143 after SIGTERM, 129 after SIGHUP)"),
 )

@@ -63,7 +63,7 @@ def _refuse_second(vm: lifecycle.Vm) -> None:
         found = {entry["label"]: str(entry["filename"]) for entry in qmp.execute("query-chardev")}
     if found.get("console", "").startswith("unix:"):
         raise CpcError(
-            f"the console of VM {vm.name} has another one attached",
+            f"the console of VM {vm.name} is in use",
             exit_code=ExitCode.BUSY,
             host=vm.host,
             cause="QEMU serves one console at a time",

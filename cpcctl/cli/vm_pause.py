@@ -22,7 +22,8 @@ def pause_run(args: argparse.Namespace, ctx: Context) -> int:
 
     check = partial(orphaned.refuse_orphan, ctx.settings, args.name)
     done = pause.pause(ctx.settings, args.name, check)
-    text = f"paused {args.name}" if done.changed else f"{args.name} stands still: {done.reason}"
+    already = f"{args.name} is stopped already: {done.reason}"
+    text = f"paused {args.name}" if done.changed else already
     _show(ctx, args.name, done, text)
     return 0
 

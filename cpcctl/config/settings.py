@@ -97,7 +97,7 @@ def from_document(document: object, source: str) -> dict[str, str]:
         if key not in NAMES:
             raise unknown_key(source, key if isinstance(key, str) else quoted(key), NAMES)
         if not isinstance(value, str) or not value:
-            raise CpcError(f"{source}: {key} must be a text", exit_code=ExitCode.USAGE)
+            raise CpcError(f"{source}: {key} must be a string", exit_code=ExitCode.USAGE)
     return {key: str(value) for key, value in document.items()}
 
 

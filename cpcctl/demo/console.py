@@ -77,7 +77,7 @@ class Console:
                 raise ConsoleError(f"QEMU closed the console: {text[-2000:]}")
 
     def _read_for(self, seconds: float) -> bool:
-        """Throw away what comes; False when QEMU has gone.
+        """Throw away what comes; False when QEMU has exited.
 
         What is not read keeps the guest from writing more: UEFI writes byte by byte, and a
         few hundred of them fill a socket.

@@ -194,13 +194,13 @@ class World:
             rest = line + keeper.stdout.read()
             keeper.kill()
             keeper.wait()
-            raise NoNamespaces(rest.strip() or "unshare ended without a word")
+            raise NoNamespaces(rest.strip() or "unshare ended without a message")
         return keeper
 
     def _keeper_pid(self) -> int:
         pid = inner_pid(self._keeper)
         if pid == self._keeper.pid:
-            raise NoNamespaces("the keeper has gone")
+            raise NoNamespaces("the keeper has exited")
         return pid
 
     def popen(

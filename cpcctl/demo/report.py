@@ -221,5 +221,5 @@ def text(found: Findings) -> str:
         )
     )
     bad = data["problems"]
-    parts.append("FAILED: " + "; ".join(bad) if bad else "All of it held.")
+    parts.append("FAILED: " + "; ".join(bad) if bad else "All checks passed.")
     return "\n\n".join(parts)

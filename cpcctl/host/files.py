@@ -93,4 +93,4 @@ def _kind(found: os.stat_result) -> str:
 def _refuse(path: Path, found: os.stat_result) -> None:
     kind = _kind(found)
     if kind:
-        raise NotPlain(errno.EINVAL, f"it is {kind} and no plain file", str(path))
+        raise NotPlain(errno.EINVAL, f"it is {kind} and not a plain file", str(path))

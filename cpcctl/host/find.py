@@ -200,7 +200,7 @@ def _silent(child: subprocess.Popen[bytes], error: CpcError) -> str:
     except subprocess.TimeoutExpired:
         return error.cause or error.message
     how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-    return f"it {how} without a QMP greeting: it is no QEMU"
+    return f"it {how} without a QMP greeting: it is not QEMU"
 
 
 def _does_not_run(binary: Path, cause: str) -> CpcError:

@@ -33,7 +33,7 @@ def check(path: Path) -> None:
     if stat.S_ISLNK(found.st_mode):
         raise _unsafe(path, f"{path} is a symbolic link", ELSEWHERE)
     if not stat.S_ISDIR(found.st_mode):
-        raise _unsafe(path, f"{path} is no folder", ELSEWHERE)
+        raise _unsafe(path, f"{path} is not a folder", ELSEWHERE)
     if found.st_uid != os.geteuid():
         raise _unsafe(path, f"{path} belongs to {_user(found.st_uid)}", ELSEWHERE)
     if found.st_mode & SHARED and not _private_group(found):

@@ -57,14 +57,14 @@ def decode(body: bytes) -> Params:
     try:
         message = json.loads(body.decode("utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise LinkLost(f"a message that is not JSON: {error}") from error
+        raise LinkLost(f"not a JSON message: {error}") from error
     if not isinstance(message, dict):
-        raise LinkLost("a message that is not an object")
+        raise LinkLost("not a JSON object")
     return message
 
 
 def _no_number(word: str) -> None:
-    raise ValueError(f"{word} is no number")
+    raise ValueError(f"{word} is not a number")
 
 
 class Channel:

@@ -84,7 +84,7 @@ class Number:
         assert isinstance(value, int | float)
         # Before anything else: an integer of any length may stand here.
         if not -NUMBER_MAX <= value <= NUMBER_MAX or not math.isfinite(value):
-            raise Malformed("no number that can be used")
+            raise Malformed("not a usable number")
         return float(value)
 
     def write(self, value: float) -> float:
@@ -100,7 +100,7 @@ class Count:
 
     def read(self, value: object) -> int:
         if type(value) is not int or not self.least <= value <= self.most:
-            raise Malformed(f"no whole number from {self.least} to {self.most}")
+            raise Malformed(f"not a whole number from {self.least} to {self.most}")
         return value
 
     def write(self, value: int) -> int:
@@ -128,7 +128,7 @@ class Data:
 
     def read(self, value: object) -> bytes:
         if not isinstance(value, str) or len(value) > 4 * (max(self.lengths) // 3 + 1):
-            raise Malformed("no base64, or too much of it")
+            raise Malformed("not base64, or too long")
         try:
             data = base64.b64decode(value, validate=True)
         except ValueError:
@@ -165,7 +165,7 @@ class Many:
 
     def read(self, value: object) -> tuple[Any, ...]:
         if not isinstance(value, list) or len(value) > self.most:
-            raise Malformed(f"no list of at most {self.most}")
+            raise Malformed(f"not a list of at most {self.most}")
         return tuple(self.kind.read(entry) for entry in value)
 
     def write(self, value: tuple[Any, ...]) -> list[Any]:

@@ -204,5 +204,5 @@ def read_exact(link: socket.socket, size: int, deadline: float | None = None) ->
 def _until(link: socket.socket, deadline: float) -> None:
     left = deadline - time.monotonic()
     if left <= 0:
-        raise TimeoutError("the greeting took too long")
+        raise TimeoutError("the handshake took too long")
     link.settimeout(left)

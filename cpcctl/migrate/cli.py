@@ -30,19 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--bandwidth", type=arguments.mebibytes, metavar="MIB",
-        help="send at most so many MiB a second (default: no limit)",
+        help="bandwidth limit in MiB/s (default: no limit)",
     )
     parser.add_argument(
         "--max-downtime", type=arguments.milliseconds, default=300.0, metavar="MS",
-        help="switch over when the guest would pause at most so long (default: 300)",
+        help="maximum tolerated downtime in ms (default: 300)",
     )
     parser.add_argument(
         "--timeout", type=arguments.seconds, metavar="SECONDS",
-        help="how long it may take (default: no limit, while it makes progress within 150 s)",
+        help="time limit in seconds (default: none, while it makes progress within 150 s)",
     )
     parser.add_argument(
         "--on-timeout", choices=("cancel", "pause"), default="cancel",
-        help="then cancel, or stop the guest and finish the copy (default: cancel)",
+        help="at the time limit cancel, or stop the guest and finish the copy (default: cancel)",
     )
     parser.add_argument(
         "--peer-timeout", type=arguments.seconds, default=10.0, metavar="SECONDS",

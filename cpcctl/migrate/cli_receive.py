@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--wait", type=arguments.waiting, metavar="SECONDS",
-        help="give up when no source has come by then (default: wait for ever)",
+        help="give up when no source has come by then (default: no limit)",
     )
     parser.add_argument(
         "--grace", type=arguments.seconds, default=60.0, metavar="SECONDS",

@@ -408,7 +408,7 @@ class Destination:
             error.exit_code = ExitCode.ENDED
             error.message += f"; the guest{f' of VM {name}' if name else ''} ended by itself there"
         if request.lost:
-            # Here it is given up for ever, or give_up() says that it cannot be. That it is no
+            # Here it is aborted permanently, or give_up() says that it cannot be. That it is no
             # more there is the source's word, so it is shown as that.
             source = self.job.record.data.get("source", "the source")
             error.exit_code = ExitCode.LOST

@@ -56,7 +56,7 @@ def read_source(document: object) -> SourceFacts:
                 document["host"], document["platform"], document["abi"],
                 document["firmware_version"], document["ram"], tuple(cpu),
             )
-    raise CpcError("the source's facts make no sense", exit_code=ExitCode.REFUSED)
+    raise CpcError("malformed description of the source machine", exit_code=ExitCode.REFUSED)
 
 
 def of_destination(

@@ -47,7 +47,7 @@ class Event(Enum):
     PEER_ERROR = "the destination failed"
     HVCPU_DEAD = "an hvCPU is dead"
     FAILURE = "a step on the source failed"
-    QEMU_DEAD = "QEMU on the source has gone"
+    QEMU_DEAD = "QEMU on the source has exited"
     GUEST_ENDED = "the guest ended by itself"
 
 
@@ -125,21 +125,21 @@ class SourceFact(Enum):
     COMMITTED = "has committed"
     TOLD = "knows that the destination runs"
     RELEASED = "runs the guest, no migration is open"
-    DEAD = "QEMU has gone"
+    DEAD = "QEMU has exited"
     UNKNOWN = "cannot be asked"
 
 
 class DestinationFact(Enum):
     """What the destination's firmware says."""
 
-    NOTHING = "has nothing of this guest"
-    RECEIVING = "has not everything yet"
+    NOTHING = "holds no state of this guest"
+    RECEIVING = "has not received everything yet"
     PREPARED = "is ready and waits for the commit"
     FAILED = "has failed and waits to be given up"
     RUNNING = "runs the guest"
-    ABORTED = "has given up for ever"
+    ABORTED = "has aborted permanently"
     ENDED = "ran the guest, which has ended by itself since"
-    DEAD = "QEMU has gone"
+    DEAD = "QEMU has exited"
     UNKNOWN = "has a QEMU that it cannot ask"
     UNREACHABLE = "cannot be asked"
 
@@ -150,7 +150,7 @@ class Step(Enum):
     RESUME = "resume the source"
     RESUME_WITH_ABORT = "resume the source with the destination's abort"
     ASK_ABORT = "ask the destination to give up, then look again"
-    SEND_COMMIT = "give the destination the commit"
+    SEND_COMMIT = "send the commit to the destination"
     FINISH = "tell the source that the destination runs"
     CLEAN_SOURCE = "remove what is left on the source"
     NOTHING = "nothing to do"

@@ -53,7 +53,7 @@ def checks(spec: VmSpec, network: Network, present: Iterable[str], host: str) ->
     sides = {rule: port(match[1]) for rule in rules if (match := FORWARD.fullmatch(rule))}
     odd = [shown(rule, 256) for rule in rules if sides.get(rule) is None]
     closed = sorted({side for side in sides.values() if side and side not in network.ports})
-    reasons = [f"{', '.join(odd)} is no plain TCP or UDP rule"] if odd else []
+    reasons = [f"{', '.join(odd)} is not a plain TCP or UDP rule"] if odd else []
     if closed:
         reasons.append(
             f"the VM would listen on {', '.join(closed)}, which this host's operator does not allow"

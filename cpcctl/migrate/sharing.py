@@ -152,7 +152,7 @@ def _unproven(file: OpenFile, claim: FileClaim | None, source: str, digests: Dig
         return ""
     if file.writes:
         return (
-            f"is another file than on {source}, whose lock on it is not seen here: "
+            f"is not the file that it is on {source}, whose lock on it is not seen here: "
             "it is not shared, or its mount has no locks"
         )
     ours = digests.of(file.fd) if claim.digest else b""

@@ -86,7 +86,7 @@ def _backing(path: str, header: qcow2.Header, opener: Opener, depth: int) -> Ima
     if name is None:
         return None
     if ":" in name.split("/")[0]:
-        raise BadImage(path, "has a backing file that is no plain file")
+        raise BadImage(path, "has a backing file that is not a plain file")
     if fmt is None:
         raise BadImage(
             path,

@@ -48,7 +48,7 @@ def read(fd: int) -> Header:
     """
     head = os.pread(fd, V3_LENGTH, 0)
     if len(head) < V2_LENGTH or head[:4] != MAGIC:
-        raise Malformed("is no qcow2 image")
+        raise Malformed("is not a qcow2 image")
     _, version, offset, size, bits, _, encryption = FIRST.unpack_from(head)
     if version not in (2, 3):
         raise Malformed(f"is a qcow2 image of version {version}, which is not known")

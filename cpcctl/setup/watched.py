@@ -26,7 +26,7 @@ TAIL_LINES = 30
 
 
 class CommandFailed(Exception):
-    """The command's exit status was not 0; the text is its last words and where the rest is."""
+    """The command's exit status was not 0; the text is last outputs and where the rest is."""
 
 
 def last_line(log: Path) -> str:

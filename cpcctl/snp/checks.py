@@ -113,7 +113,7 @@ def firmware_problem(path: Path, emulated: bool) -> str:
     try:
         image = read_firmware(path)
     except NoOvmf as error:
-        return f"the firmware {path} does not do: {error}"
+        return f"the firmware {path} cannot be used: {error}"
     if emulated and not image.recent:
         return f"the firmware {path} is older than 2024.05; such crash in the emulation"
     return ""

@@ -114,7 +114,7 @@ def _base64(size: int) -> Callable[[str, Any], str]:
 def _host_data(where: str, value: Any) -> str:
     digits = 2 * HOST_DATA_SIZE
     if not isinstance(value, str) or not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", value):
-        raise refused(where, f"is not a text of {digits} hex digits")
+        raise refused(where, f"is not a string of {digits} hex digits")
     return value.lower()
 
 

@@ -25,7 +25,7 @@ def release(head: bytes) -> str:
     Raises ValueError, and nothing else, for what is no bzImage or does not say.
     """
     if head[MAGIC_AT : MAGIC_AT + len(MAGIC)] != MAGIC:
-        raise ValueError("is no Linux kernel of the kind that QEMU boots (bzImage)")
+        raise ValueError("is not a Linux kernel of the kind that QEMU boots (bzImage)")
     offset = struct.unpack_from("<H", head.ljust(VERSION_AT + 2, b"\0"), VERSION_AT)[0]
     start = VERSION_BASE + offset
     text = head[start : start + VERSION_MAX].split(b"\0")[0].decode("ascii", "replace")

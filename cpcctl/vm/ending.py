@@ -84,7 +84,7 @@ def read(log: str) -> Ending:
         return _signalled(int(killed[1]))
     if status is None:
         return Ending(
-            Why.UNKNOWN, "QEMU ended without a word: it was killed, or the host went down"
+            Why.UNKNOWN, "QEMU left no message: it was killed, or the host went down"
         )
     return Ending(Why.CRASHED, f"QEMU ended with exit status {status}")
 

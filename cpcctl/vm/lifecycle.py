@@ -313,7 +313,7 @@ def _ask_to_shut_down(vm: Vm, qmp: Qmp) -> bool:
             f"\ncpcctl vm stop --force {vm.name}: end it as it is; what it has not written is lost"
         )
     raise CpcError(
-        f"VM {vm.name} stands still and cannot shut down",
+        f"the guest of VM {vm.name} is stopped and cannot shut down",
         exit_code=ExitCode.REFUSED,
         host=vm.host,
         cause=live.standstill(qmp, state, vm.spec),

@@ -171,7 +171,7 @@ def _read_process(path: Path) -> tuple[ProcessId, list[str]]:
     document = json.loads(read_all(path, PROCESS_MAX))
     process = ProcessId(int(document["pid"]), int(document["started"]))
     if not 0 < process.pid < 1 << 31:
-        raise ValueError(f"{process.pid} is no process")
+        raise ValueError(f"{process.pid} is not a process")
     return process, [str(word) for word in document["argv"]]
 
 

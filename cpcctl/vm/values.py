@@ -60,7 +60,7 @@ def integer(low: int, high: int) -> Reader:
 def text(where: str, value: Any) -> str:
     """A text of one line, not empty."""
     if not isinstance(value, str) or not value or not value.isprintable() or len(value) > 4096:
-        raise refused(where, f"{quoted(value)} is not a text of one line")
+        raise refused(where, f"{quoted(value)} is not a one-line string")
     return str(value)
 
 

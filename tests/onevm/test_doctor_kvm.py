@@ -192,7 +192,7 @@ def test_a_damaged_guest_says_nothing_of_kvm(
     monkeypatch.setattr(find, "probe_guest", lambda _: tmp_path / "guest")
     found = timed(place, patient(5))
     assert (found.kind, found.fix) == ("parts", "make firmware")
-    assert found.reason == f"{tmp_path / 'guest'} is no probe guest"
+    assert found.reason == f"{tmp_path / 'guest'} is not a probe guest"
 
 
 @pytest.mark.parametrize("cpu", ["max", pytest.param("qemu64", marks=pytest.mark.slow)])

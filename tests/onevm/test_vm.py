@@ -263,7 +263,7 @@ def test_a_qemu_that_is_none(cli: Any, place: Settings) -> None:
     assert code == 3
     assert check["reason"] == (
         "/bin/true does not run as QEMU: it ended with status 0 without a QMP greeting: "
-        "it is no QEMU"
+        "it is not QEMU"
     )
     assert check["fix"] == "make qemu, or set CPCCTL_QEMU"
 

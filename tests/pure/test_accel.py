@@ -75,7 +75,7 @@ def test_kvm_that_does_not_work_is_refused() -> None:
 @pytest.mark.parametrize(
     ("said", "step"),
     [("", "the BIOS"), ("a", "64-bit mode"), ("abcd", "vector registers"), ("abx", answer.STEPS[2]),
-     (answer.LETTERS, "its last word")],
+     (answer.LETTERS, "last output")],
 )
 def test_step(said: str, step: str) -> None:
     assert answer.step(said) == step

@@ -392,7 +392,7 @@ def test_a_state_folder_that_is_a_file(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert f"error: {host / 'file'} cannot be used as a folder\n" in shown.err
-    assert f"cause: {host / 'file'} is no folder" in shown.err
+    assert f"cause: {host / 'file'} is not a folder" in shown.err
 
 
 @pytest.mark.parametrize(
@@ -433,7 +433,7 @@ def test_a_definition_that_is_no_file(host: Path, capsys: pytest.CaptureFixture[
             assert run("vm", "start", path, *more) == 2
             assert capsys.readouterr().err == (
                 f"error: {path} cannot be read\n"
-                f"  cause: it is {kind} and no plain file: {path}\n"
+                f"  cause: it is {kind} and not a plain file: {path}\n"
                 "  try: write the definition into a plain file\n"
             )
 

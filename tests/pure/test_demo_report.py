@@ -63,7 +63,7 @@ def test_good() -> None:
     assert data["guest_memory_verified"] is True
     counts = [data["client"][f"operations_{when}"] for when in ("before", "during", "after")]
     assert counts == [10, 20, 30]
-    assert "All of it held." in report.text(GOOD)
+    assert "All checks passed." in report.text(GOOD)
 
 
 @pytest.mark.parametrize(

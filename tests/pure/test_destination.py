@@ -69,12 +69,12 @@ def test_the_source_gave_up(
     told: dict[str, Any], code: int, state: str, settings: Settings, arriving: Destination
 ) -> None:
     """Both sides have the same exit code for a guest that is proven lost."""
-    arriving.handle(Abort("QEMU on the source has gone", **told))
+    arriving.handle(Abort("QEMU on the source has exited", **told))
     assert arriving.finished.is_set()
     error = end(settings, arriving)
     record = arriving.job.record
     assert (error.exit_code, record.exit_code, record.state) == (code, code, state)
-    assert (error.host, error.cause) == ("host-a", "QEMU on the source has gone")
+    assert (error.host, error.cause) == ("host-a", "QEMU on the source has exited")
     # Nothing had begun here: the name may be that of a VM of this host by now.
     assert ("host-a says that its VM is lost" in error.message) == (code == 7)
     assert (error.hint is not None) == (code == 7)

@@ -62,7 +62,7 @@ def test_main_turns_exceptions_into_exit_codes(
     shown = capsys.readouterr()
     assert shown.out == ""
     if code == 70:
-        assert "error: a defect in cpcctl\n  cause: ZeroDivisionError: boom" in shown.err
+        assert "error: internal error in cpcctl\n  cause: ZeroDivisionError: boom" in shown.err
 
 
 def test_json_errors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,7 +86,7 @@ def test_a_link_to_what_is_another_users(tmp_path: Path) -> None:
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("")
-    assert refused(lambda: make_folder(tmp_path / "f")).cause == f"{tmp_path / 'f'} is no folder"
+    assert refused(lambda: make_folder(tmp_path / "f")).cause == f"{tmp_path / 'f'} is not a folder"
 
 
 @pytest.mark.parametrize("write", [atomic.create, atomic.append, atomic.update])

@@ -48,13 +48,13 @@ def patched(at: int, form: str, value: int, data: bytes = made.header("base")) -
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "is no qcow2 image"),
-        (made.header("base")[:71], "is no qcow2 image"),
+        (b"", "is not a qcow2 image"),
+        (made.header("base")[:71], "is not a qcow2 image"),
         (made.header("base")[:103], "damaged"),
         # QEMU reads zeros behind the end of a file.
         (made.header("base")[:110], "damaged"),
         (made.header("base")[:130], "damaged"),
-        (b"RAW" * 100, "is no qcow2 image"),
+        (b"RAW" * 100, "is not a qcow2 image"),
         (patched(4, ">I", 1), "version 1"),
         (patched(4, ">I", 4), "version 4"),
         (patched(8, ">Q", 0), "damaged"),
@@ -128,8 +128,8 @@ def test_only_the_top_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("base", "fmt", "words"),
     [
-        ("json:{}", "qcow2", "no plain file"), ("nbd://h/x", "raw", "no plain file"),
-        ("file:x", "raw", "no plain file"), ("x", None, "does not say which format"),
+        ("json:{}", "qcow2", "not a plain file"), ("nbd://h/x", "raw", "not a plain file"),
+        ("file:x", "raw", "not a plain file"), ("x", None, "does not say which format"),
         ("x", "vmdk", "other than raw and qcow2"), ("x", "", "other than raw and qcow2"),
         ("top", "qcow2", "too many"),
     ],

@@ -226,7 +226,7 @@ TERMINATED = "qemu: the guest terminated itself: x (reason set 1, code 2)\n"
 @pytest.mark.parametrize(
     ("log", "why", "words"),
     [
-        ("", Why.UNKNOWN, "QEMU ended without a word: it was killed, or the host went down"),
+        ("", Why.UNKNOWN, "QEMU left no message: it was killed, or the host went down"),
         (TRACE.format(6), Why.SHUTDOWN, "the guest shut down"),
         (TRACE.format(6) + NOTE.format(0), Why.SHUTDOWN, "the guest shut down"),
         (TRACE.format(6) + TRACE.format(8) + NOTE.format(0), Why.PANIC, "the guest panicked"),

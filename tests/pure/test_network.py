@@ -93,7 +93,7 @@ def test_forwards(rule: str, allowed: str, fix: str) -> None:
 )  # fmt: skip
 def test_odd_forwards(rule: str) -> None:
     found = failed(forwarding(rule), Network(USER, frozenset(["tcp:0.0.0.0:22"])))
-    assert "no plain TCP or UDP rule" in str(found["hostfwd"].reason)
+    assert "not a plain TCP or UDP rule" in str(found["hostfwd"].reason)
 
 
 @pytest.mark.parametrize("text", ["", "tcp", "tcp:22", "sctp::22", "tcp:host:22", "tcp::0", "22"])

@@ -121,7 +121,7 @@ def test_it_cannot_hear_that_it_shall_shut_down(
     guest.state = state
     code, _, err = run(capsys, "vm", "stop", "web")
     error = json.loads(err)["error"]
-    assert (code, error["message"]) == (3, "VM web stands still and cannot shut down")
+    assert (code, error["message"]) == (3, "the guest of VM web is stopped and cannot shut down")
     assert "system_powerdown" not in guest.server.commands
     assert ("--force" in error["hint"]) is (state != "frozen"), "a frozen one may be elsewhere"
 

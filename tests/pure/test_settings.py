@@ -63,7 +63,7 @@ def test_others_use_the_xdg_folders() -> None:
     ("text", "words"),
     [
         ("hots: x", "unknown key 'hots'"),
-        ("host: [1]", "host must be a text"),
+        ("host: [1]", "host must be a string"),
         ("- a", "must be keys and values"),
         ("host: [", "is not valid YAML"),
         ("host: x\nformat: json\nhost: y\n", "key 'host' is given twice, again in line 3"),

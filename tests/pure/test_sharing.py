@@ -89,7 +89,7 @@ def test_a_copy_of_a_disk(tmp_path: Path, holders: list[Holder]) -> None:
     shutil.copy(disk, tmp_path / "copy")
     os.rename(tmp_path / "copy", disk)
     found = verdict(raw(disk), holder)
-    assert "is another file than on host-a" in found.unproven[str(disk)]
+    assert "is not the file that it is on host-a" in found.unproven[str(disk)]
     assert found.digests == ()
     with open_files(raw(disk), open_regular) as files:
         disks, others = sharing.checks(files, found.unproven, "host-b")

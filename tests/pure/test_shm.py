@@ -180,7 +180,7 @@ def test_hardware_errors_name_what_was_asked(path: Path) -> None:
         write(path, 0, box)
         error = CallError(0, abi.OP_FREEZE, rings.mailbox(0).reply())
     assert error.cause is not None and error.cause.endswith(", RMPADJUST (2, 0x3)")
-    assert hardware(8, 0x100).endswith("is no save area")
+    assert hardware(8, 0x100).endswith("is not a save area")
     assert hardware(1, 0x100).startswith("PVALIDATE (1, 0x100): the page was in that state")
     assert hardware(99, 0) == "UNKNOWN (99, 0x0)"
 

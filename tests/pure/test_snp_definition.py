@@ -60,9 +60,9 @@ def test_what_is_written_is_read_back() -> None:
         ({"id_block": "é", "id_auth": AUTH}, "id_block: is not base64"),
         ({"id_block": AUTH, "id_auth": AUTH}, "id_block: has 4096 bytes, not 96"),
         ({"id_block": BLOCK, "id_auth": BLOCK}, "id_auth: has 96 bytes, not 4096"),
-        ({"host_data": "ab"}, "host_data: is not a text of 64 hex digits"),
-        ({"host_data": "g" * 64}, "host_data: is not a text of 64 hex digits"),
-        ({"host_data": 1}, "host_data: is not a text of 64 hex digits"),
+        ({"host_data": "ab"}, "host_data: is not a string of 64 hex digits"),
+        ({"host_data": "g" * 64}, "host_data: is not a string of 64 hex digits"),
+        ({"host_data": 1}, "host_data: is not a string of 64 hex digits"),
         ({"firmware": "o.fd"}, "firmware: 'o.fd' is not an absolute path"),
     ],
 )

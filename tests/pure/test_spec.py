@@ -68,7 +68,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"initrd": "/i"}, "VM definition: initrd and append need kernel"),
     ({"kernel": "/k", "uefi_code": "/c"}, "VM definition: kernel and uefi_code exclude"),
     ({"uefi_vars": "/v"}, "VM definition: uefi_vars needs uefi_code"),
-    ({"cpu": "a\nb"}, "VM definition: cpu: 'a\\nb' is not a text of one line"),
+    ({"cpu": "a\nb"}, "VM definition: cpu: 'a\\nb' is not a one-line string"),
     ({"disks": [{}]}, "VM definition: disks[0]: path is missing"),
     ({"disks": [{"path": "/d"}, {"path": "/d"}]}, "VM definition: two disks have the same path"),
     ({"disks": [{"path": "/d", "readonly": 1}]},

@@ -51,7 +51,7 @@ def test_full_before(pair: Pair, small: Path) -> None:
 
 
 def test_full_in_between(pair: Pair, small: Path) -> None:
-    """The job's reserve carries its last words, and the guest is in one place."""
+    """The job's reserve carries last outputs, and the guest is in one place."""
     name = pair.vm()
     receive, ticket = pair.receive()
     process = pair.migrate(name, ticket, "--bandwidth", "20")

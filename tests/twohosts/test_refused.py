@@ -115,7 +115,7 @@ def test_disk_not_shared(pair: Pair, tmp_path: Path) -> None:
         "unshare", "--mount", "sh", "-c", f'mount --bind {tmp_path}/copy {disk} && exec "$@"', "sh",
     ]  # fmt: skip
     receive, ticket = pair.receive()
-    words = f"{disk}: is another file than on host-a"
+    words = f"{disk}: is not the file that it is on host-a"
     shown = finish(pair.migrate(name, ticket, "--dry-run"), 3).stdout
     assert words in " ".join(shown.split())
     assert f"disks: {words}" in finish(pair.migrate(name, ticket), 3).stderr

@@ -83,7 +83,7 @@ def recover(settings: Settings, job_id: str) -> Record:
     store = JobStore(Folders.of(settings).jobs)
     record = store.load(job_id)
     if record.kind != "migrate":
-        raise CpcError(f"job {job_id} is no migration", exit_code=ExitCode.USAGE)
+        raise CpcError(f"job {job_id} is not a migration", exit_code=ExitCode.USAGE)
     with VmLock.take(Folders.of(settings), record.vm, f"job resume {job_id}"):
         record = store.load(job_id)
         if record.seen_state != INTERRUPTED and record.state != "unproven":

@@ -28,7 +28,7 @@ class Place(Enum):
     STOPPED = "ended by itself, and is stopped on the source"
     ENDED = "ended by itself on the destination, and is stopped there"
     LOST = "is lost"
-    UNKNOWN = "is nowhere proven to be"
+    UNKNOWN = "is not proven to be on either host"
 
 
 @dataclass(frozen=True)
