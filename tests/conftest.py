@@ -57,6 +57,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # temporary files.
     if hasattr(config, "workerinput"):  # of pytest-xdist: its files are the run's
         config.add_cleanup(Guard(RUN_MARK).close)
+        # Shorter than xdist's own choice: names of sockets have 107 characters.
+        config.option.basetemp = f"{tempfile.gettempdir()}/{config.workerinput['workerid']}"
         return
     folder = Path(tempfile.mkdtemp(prefix="cpc-"))
     config.add_cleanup(Guard(RUN_MARK, folder).close)
