@@ -20,6 +20,7 @@ import ssl
 import struct
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,18 +99,20 @@ class Channel:
                 data = data[sent:]
                 deadline = time.monotonic() + self._silence
 
-    def receive(self) -> Frame:
+    def receive(self, look: Callable[[], None] = lambda: None) -> Frame:
         """The next frame that is not a sign of life. One thread at a time.
 
+        look: called about once a second meanwhile; what it raises goes through, and the
+        connection is of no use after that
         :raise LinkLost: whatever goes wrong with it, silence among it.
         """
         while True:
-            body, attached = _LENGTHS.unpack(self._exactly(_LENGTHS.size))
+            body, attached = _LENGTHS.unpack(self._exactly(_LENGTHS.size, look))
             if body > JSON_MAX or attached > ATTACHED_MAX:
                 raise LinkLost(f"a message of {body} and {attached} bytes")
-            message = decode(self._exactly(body))
+            message = decode(self._exactly(body, look))
             if message != {"alive": True} or attached:
-                return Frame(message, self._exactly(attached))
+                return Frame(message, self._exactly(attached, look))
 
     def close(self) -> None:
         """Hang up. May be called twice."""
@@ -133,11 +136,12 @@ class Channel:
             except LinkLost:
                 return  # who reads or writes next is told
 
-    def _exactly(self, size: int) -> bytes:
+    def _exactly(self, size: int, look: Callable[[], None]) -> bytes:
         buffer = bytearray(size)
         view, got = memoryview(buffer), 0
         deadline = time.monotonic() + self._silence
         while got < size:
+            look()
             try:
                 with self._calls:
                     self._check_open()

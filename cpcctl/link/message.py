@@ -261,8 +261,9 @@ R = TypeVar("R", bound=Message)
 
 
 class Request(Message, Generic[R]):
-    """A message that is answered by one of type R."""
+    """A message that is answered by one of type R, within so many seconds."""
 
+    seconds: ClassVar[float] = 30.0
     name: ClassVar[str]
     reply: ClassVar[type[Message]]
 

@@ -12,9 +12,11 @@ import concurrent.futures
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from cpcctl.config.patience import patient
 from cpcctl.errors import CpcError, ExitCode, quoted, shown, shown_lines
 from cpcctl.link.channel import Channel, Frame, Params
 from cpcctl.link.channel import LinkLost as LinkLost
@@ -71,38 +73,45 @@ class Client:
 
     def __init__(self, link: socket.socket, host: str, peer_timeout: float) -> None:
         self._channel = Channel(link, peer_timeout)
+        self._peer_timeout = peer_timeout
         self._host = host
         self._lock = threading.Lock()
         self._next = 1
         self.lost: LinkLost | None = None
 
-    def ask(self, request: Request[R]) -> R:
-        """Ask and wait for the answer.
+    def ask(self, request: Request[R], look: Callable[[], None] | None = None) -> R:
+        """Ask and wait for the answer; a peer that is alive and does not answer is lost too.
 
+        look: called about once a second meanwhile. What it raises comes out of here: after the
+        answer, so that more can be asked, or without it once `peer_timeout` more has passed.
         :raise RemoteError: the destination's own error.
         :raise LinkLost: no answer, or a malformed one; whether it acted is unknown.
         """
         with self._lock:
             if self.lost is not None:
                 raise self.lost
+            limit = _Limit(request, look, self._peer_timeout)
             try:
-                return self._ask(request)
+                answer = self._ask(request, limit.look)
             except LinkLost as error:
                 self.lost = error
                 # Its signs of life would tell the destination that we are still there.
                 self._channel.close()
-                raise
+                raise limit.stop or error from None
+            if limit.stop is not None:
+                raise limit.stop
+            return answer
 
     def close(self) -> None:
         """End the connection; the destination treats it as lost."""
         self._channel.close()
 
-    def _ask(self, request: Request[R]) -> R:
+    def _ask(self, request: Request[R], look: Callable[[], None]) -> R:
         number = self._next
         self._next += 1
         params, attached = request.write()
         self._channel.send({"id": number, "method": request.name, "params": params}, attached)
-        reply = self._channel.receive()
+        reply = self._channel.receive(look)
         error, result = reply.message.get("error"), reply.message.get("result")
         if type(reply.message.get("id")) is not int or reply.message["id"] != number:
             raise LinkLost("reply id does not match the request")
@@ -114,6 +123,31 @@ class Client:
             return request.reply.read(result, reply.attached)  # type: ignore[return-value]
         except Malformed as odd:
             raise LinkLost(f"malformed reply to {quoted(request.name)}: {odd}") from odd
+
+
+class _Limit:
+    """How long one answer is waited for. stop: what `look` has raised."""
+
+    def __init__(
+        self, request: Request[Any], look: Callable[[], None] | None, grace: float
+    ) -> None:
+        self._name = request.name
+        self._seconds = patient(request.seconds)
+        self._look = look
+        self._grace = grace
+        self._deadline = time.monotonic() + self._seconds
+        self.stop: Exception | None = None
+
+    def look(self) -> None:
+        """:raise LinkLost: it has been too long."""
+        if self._look is not None and self.stop is None:
+            try:
+                self._look()
+            except Exception as stop:  # noqa: BLE001 - raised by ask(), in its time
+                self.stop = stop
+                self._deadline = min(self._deadline, time.monotonic() + self._grace)
+        if time.monotonic() > self._deadline:
+            raise LinkLost(f"no reply to {quoted(self._name)} within {self._seconds:g} s")
 
 
 def serve(

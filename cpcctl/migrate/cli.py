@@ -101,6 +101,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     from cpcctl.jobs.store import JobStore
     from cpcctl.migrate import follow
     from cpcctl.migrate.recovery import orphaned
+    from cpcctl.ui import interrupts
     from cpcctl.vm import lifecycle, protection
 
     ticket = read_ticket(args.vm, args.ticket, args.ticket_file, ctx)
@@ -124,10 +125,10 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
             "options": options.document(),
             "protection": protection.line(spec.platform, spec.accel, debug=spec.snp.debug),
         }
+        interrupts.defer()  # until follow() can cancel; what is detached is not cancelled at all
         job = JobStore(folders.jobs).create("migrate", args.vm, ctx.settings.host, **data)
         child = follow.start_worker(ctx.settings, job, lock)
-    if args.detach:
-        follow.wait_taken(ctx.settings, job.id, child)
+    if args.detach and follow.wait_taken(ctx.settings, job.id, child):
         ctx.out.result({"job": job.id}, job.id)
         return 0
     record = follow.follow(ctx, job.id, child)

@@ -29,29 +29,40 @@ NOT_ATTESTED = "peer: not attested (mutual attestation is not part of this versi
 
 
 def start_worker(settings: Settings, job: Job, lock: VmLock) -> subprocess.Popen[bytes]:
-    """Start the process that runs the job; it holds the lock from now on."""
+    """Start the process that runs the job; it holds the lock from now on.
+
+    It begins with signals blocked, until it can cancel: one that ended it while Python
+    still loads would leave a job that nobody has ended.
+    """
     log = Folders.of(settings).jobs / f"{job.id}.log"
     named = {name: getattr(settings, name) for name in NAMES}
     chosen = {f"CPCCTL_{name.upper()}": str(v) for name, v in named.items() if v is not None}
     paths = [str(TOP), *filter(None, [os.environ.get("PYTHONPATH")])]
     with open(atomic.append(log), "ab") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "cpcctl.migrate.worker", job.id],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            cwd="/",
-            pass_fds=(lock.fileno(),),
-            env={**os.environ, **chosen, "PYTHONPATH": os.pathsep.join(paths)},
-        )
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, interrupts.NUMBERS)
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-m", "cpcctl.migrate.worker", job.id],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                cwd="/",
+                pass_fds=(lock.fileno(),),
+                env={**os.environ, **chosen, "PYTHONPATH": os.pathsep.join(paths)},
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def wait_taken(settings: Settings, job_id: str, child: subprocess.Popen[bytes]) -> None:
-    """Until the worker has made the job its own; its end will do too."""
+def wait_taken(settings: Settings, job_id: str, child: subprocess.Popen[bytes]) -> bool:
+    """Until the worker has made the job its own; False when it has died before that."""
     store = JobStore(Folders.of(settings).jobs)
-    while store.load(job_id).pid == os.getpid() and child.poll() is None:
+    while store.load(job_id).pid == os.getpid():
+        if child.poll() is not None:
+            return store.load(job_id).pid != os.getpid()
         time.sleep(LOOK_SECONDS)
+    return True
 
 
 def follow(
@@ -67,12 +78,15 @@ def follow(
     try:
         while True:
             try:
+                interrupts.deliver()
                 record = store.load(job_id)
                 if child is not None and child.poll() is not None:
                     record = store.load(job_id)  # what it wrote last
                 ended = record.state != RUNNING
                 gone = child.poll() is not None if child else record.seen_state == INTERRUPTED
                 if ended or gone:
+                    # How it ended is said, whatever comes now.
+                    interrupts.ignore()
                     ok = record.state == "done"
                     # It still holds the VM's lock for a moment; what comes next may want it.
                     if record.pid != os.getpid():

@@ -76,6 +76,8 @@ class Helloed(Message):
 class Hello(Request[Helloed]):
     """The first request. host: the source's name."""
 
+    seconds = 10.0
+
     host: Annotated[str, Words(HOST_MAX)]
     protocol: Annotated[int, Count(1, 1 << 16)] = 1
 
@@ -130,6 +132,8 @@ CLAIMS = Many(Record(FileClaim), FILES_MAX)
 class Preflight(Request[Checks]):
     """Could this VM come? spec: its definition; source: facts of its host; files: its files."""
 
+    seconds = 600.0  # it may have to read a kernel and an initrd from slow storage
+
     spec: Annotated[dict[str, Any], DESCRIPTION]
     source: Annotated[dict[str, Any], DESCRIPTION]
     files: Annotated[tuple[FileClaim, ...], CLAIMS] = ()
@@ -155,6 +159,8 @@ class Launched(Message):
 @dataclass(frozen=True)
 class Prepare(Request[Launched]):
     """Launch QEMU for this VM, to receive it."""
+
+    seconds = 180.0
 
     spec: Annotated[dict[str, Any], DESCRIPTION]
     source: Annotated[dict[str, Any], DESCRIPTION]
@@ -218,6 +224,8 @@ class Complete(Request[Prepared]):
     digest: SHA-256 of the devices, by the source's QEMU; its firmware has signed it.
     """
 
+    seconds = 24 * 3600.0  # the last round takes what --max-downtime allows; see Source
+
     devices: Annotated[bytes, DEVICES]
     digest: Annotated[bytes, DIGEST]
 
@@ -249,6 +257,8 @@ class Fact(Message):
 class Query(Request[Fact]):
     """How far the firmware is. Ends the data streams: who asks has stopped sending."""
 
+    seconds = 10.0
+
 
 @dataclass(frozen=True)
 class Aborted(Message):
@@ -259,8 +269,8 @@ class Aborted(Message):
 
 @dataclass(frozen=True)
 class Abort(Request[Aborted]):
-    """Give the guest up for ever. lost: the source says that it is lost there; ended: that
-    the guest ended by itself."""
+    """Abort permanently. lost: the source says that the guest is lost there; ended: that
+    it ended by itself."""
 
     reason: Annotated[str, Words(REASON_MAX)]
     lost: Annotated[bool, Flag()] = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import TypeVar
 
@@ -47,6 +48,8 @@ from cpcctl.vm.ending import Ending
 LOOK_SECONDS = patient(0.25)
 NAP_SHORT, NAP_LONG = 0.002, 0.05
 ROUND_SECONDS = 24 * 3600.0
+# The guest stands still meanwhile.
+PREPARED_SECONDS = patient(20.0)
 STALL_SECONDS = patient(converge.STALL_SECONDS)
 R = TypeVar("R", bound=Message)
 
@@ -127,7 +130,8 @@ class Source:
     def run(self) -> None:
         """Move the guest. Raises what went wrong, see recovery.rollback.classify."""
         self.enter(Phase.PREFLIGHT)
-        self.connect()
+        self.look()
+        self.connect(self.look)
         self.preflight()
         self.look()
         self.accepted = time.monotonic()
@@ -168,8 +172,11 @@ class Source:
 
     # ---- preflight and handshake --------------------------------------------
 
-    def connect(self) -> None:
-        """Open the control connection. :raise CpcError: (4) or (3) it cannot be."""
+    def connect(self, look: Callable[[], None] | None = None) -> None:
+        """Open the control connection. look: as for ask().
+
+        :raise CpcError: (4) or (3) it cannot be.
+        """
         try:
             own = identity.host_id(self.paths.state.parents[1])
             link = tls.connect(self.ticket, self.options.peer_timeout, own)
@@ -191,7 +198,7 @@ class Source:
             ) from error
         self.client = rpc.Client(link, self.ticket.address, self.options.peer_timeout)
         hello = messages.Hello(self.here, messages.PROTOCOL)
-        self.host = self.ask(hello).host
+        self.host = self.ask(hello, look).host
 
     def preflight(self) -> None:
         """Every named check, on both sides. :raise CpcError: (3) with what failed."""
@@ -207,10 +214,10 @@ class Source:
 
     def checks_there(self) -> list[Check]:
         """What the destination finds, which looks at it as often as it is asked."""
-        answer = self.ask(messages.Preflight(*self.offer()))
+        answer = self.ask(messages.Preflight(*self.offer()), self.look)
         if answer.digests:
             self.shared().add_digests(answer.digests)
-            answer = self.ask(messages.Preflight(*self.offer()))
+            answer = self.ask(messages.Preflight(*self.offer()), self.look)
         return checks.read(answer.checks, self.host)
 
     def shared(self) -> sharing.Holder:
@@ -238,7 +245,7 @@ class Source:
         here = parallel.Room(
             len(self.side.hvcpus), cores.count(), self._idle_cores(), cores.machine()
         )
-        launched = self.ask(messages.Prepare(*self.offer()))
+        launched = self.ask(messages.Prepare(*self.offer()), self.look)
         self._let_go()
         # The ticket is spent: who comes back for this job shows what was given in its place.
         self.ticket = replace(self.ticket, secret=launched.secret)
@@ -254,10 +261,10 @@ class Source:
         )
         self.measure_clock()
         hello = session.open_session(self.side.main, abi.ROLE_SOURCE, self.chosen.suites)
-        answer = self.ask(messages.Handshake(hello, self.options.suites))
+        answer = self.ask(messages.Handshake(hello, self.options.suites), self.look)
         ours = session.accept(self.side.main, answer.hello)
         session.confirm(self.side.main, answer.confirmation)
-        tokens = self.ask(messages.Confirm(ours, count)).tokens
+        tokens = self.ask(messages.Confirm(ours, count), self.look).tokens
         if len(tokens) != count:
             raise rpc.LinkLost(f"{len(tokens)} stream tokens where {count} were asked for")
         opened = self.side.query()
@@ -284,7 +291,7 @@ class Source:
         best = 1e9
         for _ in range(3):
             before = time.time()
-            there = self.ask(messages.Clock()).time
+            there = self.ask(messages.Clock(), self.look).time
             after = time.time()
             if after - before < best:
                 best = after - before
@@ -354,7 +361,7 @@ class Source:
         the round would look faster than the destination is.
         """
         streams, nap, told = self._streams(), NAP_SHORT, time.monotonic()
-        while streams.bytes_sent != self.ask(messages.Watch()).taken:
+        while streams.bytes_sent != self.ask(messages.Watch(), self.look).taken:
             streams.check()
             self.look()
             if time.monotonic() - told > LOOK_SECONDS:
@@ -363,6 +370,12 @@ class Source:
                 told = time.monotonic()
             time.sleep(nap)
             nap = min(nap * 1.5, NAP_LONG)
+
+    def _look_for_prepared(self) -> None:
+        self.look()
+        still = time.monotonic() - self.entered
+        if still > PREPARED_SECONDS:
+            raise rpc.LinkLost(f"it has everything, and was not ready within {still:.0f} s")
 
     def _look_for_movement(self, sealed: object = None) -> None:
         if self.phase is Phase.COPY:
@@ -408,7 +421,8 @@ class Source:
         self.phase = Phase.FINAL
         final = streams.submit(lambda: self.send_round(abi.SEND_FINAL))
         side.disks(False)
-        prepared = streams.submit(lambda: self.ask(messages.Complete(devices, digest)))
+        complete = messages.Complete(devices, digest)
+        prepared = streams.submit(lambda: self.ask(complete, streams.look))
         streams.wait([final], self.look, LOOK_SECONDS)
         self.phase = Phase.STATE
         session.state(side.main, streams.count, streams.cancelled.is_set)
@@ -416,7 +430,8 @@ class Source:
             assert isinstance(entry, pump.Sender)
             entry.finish.set()
         self.phase = Phase.PREPARE
-        (answer,) = streams.wait([prepared], self.look, LOOK_SECONDS)
+        self.entered = time.monotonic()
+        (answer,) = streams.wait([prepared], self._look_for_prepared, LOOK_SECONDS)
         token = answer.token
         self.look()
         self.job.record.data["prepared"] = _text(token)
@@ -440,11 +455,11 @@ class Source:
         session.finish(self.side.main, answer.token)
         self.phase = Phase.FINISHED
 
-    def ask(self, request: Request[R]) -> R:
-        """Ask the destination. Raises as rpc.Client.ask."""
+    def ask(self, request: Request[R], look: Callable[[], None] | None = None) -> R:
+        """Ask the destination; see rpc.Client.ask, also for what is raised."""
         if self.client is None:
             raise rpc.LinkLost("there is no connection")
-        return self.client.ask(request)
+        return self.client.ask(request, look)
 
     def _streams(self) -> Streams:
         if self.streams is None:

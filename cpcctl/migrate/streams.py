@@ -19,6 +19,10 @@ class StreamBroke(CpcError):
     """A data stream ended too early; the other host may know why, and be well."""
 
 
+class Cancelled(Exception):
+    """Another call, or the look at it, failed."""
+
+
 class Streams:
     """Runs calls on several hvCPUs at once and watches their pumps."""
 
@@ -63,6 +67,11 @@ class Streams:
             self.check()
             raise
         return [call.result() for call in calls]
+
+    def look(self) -> None:
+        """For a request in one of the calls. :raise Cancelled: nobody wants its answer."""
+        if self.cancelled.is_set():
+            raise Cancelled
 
     def check(self) -> None:
         """:raise StreamBroke: a data stream did. :raise CpcError: its ring did."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import threading
 
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
@@ -24,6 +25,7 @@ from cpcctl.migrate.recovery import rollback
 from cpcctl.migrate.recovery.outcome import MOVED, Outcome
 from cpcctl.migrate.side import Side
 from cpcctl.migrate.source import Source
+from cpcctl.ui import interrupts
 from cpcctl.vm import lifecycle
 
 STATES = {
@@ -35,14 +37,13 @@ STATES = {
 }
 
 
-def run(settings: Settings, job: Job) -> ExitCode:
+def run(settings: Settings, job: Job, cancel: threading.Event) -> ExitCode:
     """Run the migration that a job file describes, to its end."""
     try:
         source = make_source(settings, job)
     except CpcError as error:
         return end(job, error)
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: source.cancel.set())
+    source.cancel = cancel
     try:
         return close_job(settings, source, drive(source))
     finally:
@@ -130,10 +131,14 @@ def main() -> int:
     """Started by `cpcctl migrate`; argv: the job's id. Settings are in the environment."""
     from cpcctl.config.load import load
 
+    cancel = threading.Event()
+    for number in interrupts.NUMBERS:
+        signal.signal(number, lambda *_: cancel.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.NUMBERS)  # as follow.start_worker left it
     settings = load({})
     store = JobStore(Folders.of(settings).jobs)
     job = store.adopt(store.load(sys.argv[1]))
-    return int(run(settings, job))
+    return int(run(settings, job, cancel))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,13 @@
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 from cpcctl.errors import ExitCode
+
+NUMBERS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+_kept: dict[int, Any] = {}
+_came: list[int] = []
 
 
 class Interrupted(KeyboardInterrupt):
@@ -30,8 +35,28 @@ def hear() -> None:
 
 def ignore() -> None:
     """Asked again, clean-up would only leave behind what it was asked to end."""
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    for number in NUMBERS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def defer() -> None:
+    """Keep what comes from now on for deliver(): what is begun gets to where it can be undone."""
+    for number in NUMBERS:
+        handler = signal.getsignal(number)
+        if handler is not signal.SIG_IGN and number not in _kept:
+            _kept[number] = handler
+            signal.signal(number, lambda number, _frame: _came.append(number))
+
+
+def deliver() -> None:
+    """Hear again. :raise KeyboardInterrupt: for what defer() has kept."""
+    while _kept:
+        number, handler = _kept.popitem()
+        signal.signal(number, handler)
+    if _came:
+        number = _came[0]
+        _came.clear()
+        raise KeyboardInterrupt if number == signal.SIGINT else Interrupted(number)
 
 
 def _interrupted(number: int, _frame: object) -> None:

@@ -18,6 +18,8 @@ class Relay:
         self._to = port
         self._loop = selectors.DefaultSelector()
         self._ends: dict[socket.socket, socket.socket] = {}
+        self._near: set[socket.socket] = set()
+        self.hung_up = threading.Event()  # the side that connects has closed a connection
         self._cut = self._silent = False
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._server.getsockname()[1]
@@ -77,6 +79,7 @@ class Relay:
         except OSError:
             near.close()
             return
+        self._near.add(near)
         for one, other in ((near, far), (far, near)):
             self._ends[one] = other
             self._loop.register(one, selectors.EVENT_READ)
@@ -88,10 +91,13 @@ class Relay:
             if data:
                 self._ends[source].sendall(data)
                 return
+        if source in self._near:
+            self.hung_up.set()
         self._drop([source, self._ends[source]])
 
     def _drop(self, ends: list[socket.socket]) -> None:
         for end in ends:
+            self._near.discard(end)
             if self._ends.pop(end, None) is not None:
                 self._loop.unregister(end)
                 end.close()

@@ -3,17 +3,60 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cpcctl.link import tls
+from cpcctl.link.channel import Channel, LinkLost
+from cpcctl.link.listener import Listener
+from cpcctl.link.ticket import Ticket
+from cpcctl.migrate import messages
 from tests.patience import patient
-from tests.recovery.hosts import PEER_SECONDS, VM, Scene, finish, kill, told
+from tests.recovery.hosts import PEER_SECONDS, VM, Scene, finish, kill, told, until
 from tests.recovery.test_kill_matrix import check_journal
 
 FULL = Path("/dev/full")
+
+
+@contextlib.contextmanager
+def silent_after(folder: Path, phase: str) -> Iterator[tuple[str, threading.Event]]:
+    """A destination that answers what comes before a request, and then only lives: its ticket,
+    and when it was asked."""
+    place = folder / "silent"
+    place.mkdir()
+    identity, secret = tls.make_identity(place, "0" * 32), secrets.token_bytes(32)
+    listener = Listener("127.0.0.1", 0, tls.server_context(identity), secret)
+    asked, over = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        channel = Channel(listener.control(patient(20.0))[0], 60.0)
+        with contextlib.suppress(LinkLost):
+            while True:
+                message = channel.receive().message
+                if message["method"] == phase:
+                    asked.set()
+                else:
+                    answer, _ = messages.Helloed("host-b", messages.PROTOCOL).write()
+                    channel.send({"id": message["id"], "result": answer})
+        channel.close()
+        over.set()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    ticket = Ticket("127.0.0.1", listener.port, identity.fingerprint, secret)
+    try:
+        yield ticket.text(), asked
+    finally:
+        thread.join(patient(20.0))
+        listener.close()
+        assert over.is_set()
 
 
 def test_exit_code_says_where_the_vm_is_whatever_becomes_of_the_output(scene: Scene) -> None:
@@ -109,6 +152,75 @@ def test_signal_to_receive_after_the_commit(scene: Scene, number: signal.Signals
     scene.stage.release("host-b")
     assert (finish(migrate), finish(receive)) == (0, 0), told(migrate) + told(receive)
     assert (scene.a.state(), scene.b.state()) == ("absent", "running")
+    check_journal(scene.stage.lines())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_before_the_worker_is_ready(scene: Scene, number: signal.Signals) -> None:
+    """It comes while Python still loads: the migration is cancelled, not forgotten."""
+    scene.vm()
+    receive, ticket = scene.receive()
+    migrate = scene.migrate(ticket)
+    until(lambda: scene.a.job("migrate"), "the job file", patient(20.0))
+    migrate.kill(number)
+    assert finish(migrate) == 128 + number, told(migrate)
+    assert "error: " in migrate.err.read_text()
+    job = scene.a.job("migrate")
+    assert (job["state"], job["exit_code"]) == ("cancelled", 130)
+    assert scene.a.state() == "running"
+    receive.kill(signal.SIGTERM)
+    assert finish(receive) in (1, 143), told(receive)
+    assert scene.b.state() == "absent"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_detached_migration_is_not_cancelled_with_its_command(
+    scene: Scene, number: signal.Signals
+) -> None:
+    """Its id is printed, whatever comes while the command waits for the worker."""
+    scene.vm()
+    receive, ticket = scene.receive()
+    scene.stage.hold("host-a", "before SEND")
+    migrate = scene.migrate(ticket, "--detach")
+    until(lambda: scene.a.job("migrate"), "the job file", patient(20.0))
+    migrate.kill(number)
+    assert finish(migrate) == 0, told(migrate)
+    assert migrate.out.read_text().strip() == scene.a.job("migrate")["id"]
+    scene.wait_held(scene.a)
+    scene.stage.release("host-a")
+    assert finish(receive) == 0, told(receive)
+    assert scene.b.state() == "running"
+
+
+@pytest.mark.parametrize("phase", ["hello", "preflight"])
+@pytest.mark.parametrize("how", ["timeout", "signal"])
+def test_destination_that_lives_and_does_not_answer(scene: Scene, phase: str, how: str) -> None:
+    """Nothing was sent yet; `--timeout` and Ctrl-C end it."""
+    scene.vm()
+    with silent_after(scene.folder, phase) as (ticket, asked):
+        migrate = scene.migrate(ticket, *(["--timeout", "1"] if how == "timeout" else []))
+        asked.wait(patient(20.0))
+        if how == "signal":
+            migrate.kill(signal.SIGINT)
+        assert finish(migrate, PEER_SECONDS + patient(15.0)) == (6 if how == "timeout" else 130)
+    assert scene.a.state() == "running"
+
+
+@pytest.mark.parametrize("at", ["before ACCEPT", "before cpc-load-device-state", "before PREPARE"])
+def test_destination_hangs_and_its_controller_lives(scene: Scene, at: str) -> None:
+    """Ctrl-C: the guest goes on on the source, though frozen before; the destination gives
+    up when it can. Only where that has the disks by then the source has to wait for it."""
+    migrate, receive = scene.moving(scene.b, at)
+    migrate.kill(signal.SIGINT)
+    if at == "before PREPARE":
+        assert scene.cable.hung_up.wait(patient(20.0))
+        assert scene.a.state() == "frozen"
+        scene.stage.release("host-b")
+    assert finish(migrate, 2 * PEER_SECONDS + patient(15.0)) == 130, told(migrate)
+    assert scene.a.state() == "running"
+    scene.stage.release("host-b")
+    assert finish(receive) == 1, told(receive)
+    assert scene.b.state() == "absent"
     check_journal(scene.stage.lines())
 
 

@@ -8,11 +8,12 @@ and is not proven gone leaves the place open: then nothing is touched (exit 5).
 from __future__ import annotations
 
 import contextlib
+import os
 
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.state import Folders, VmLock
-from cpcctl.jobs.store import INTERRUPTED, Damaged, Job, JobStore, Record
+from cpcctl.jobs.store import INTERRUPTED, RUNNING, Damaged, Job, JobStore, Record
 from cpcctl.link import rpc
 from cpcctl.link import ticket as tickets
 from cpcctl.migrate import worker
@@ -86,13 +87,16 @@ def recover(settings: Settings, job_id: str) -> Record:
         raise CpcError(f"job {job_id} is not a migration", exit_code=ExitCode.USAGE)
     with VmLock.take(Folders.of(settings), record.vm, f"job resume {job_id}"):
         record = store.load(job_id)
-        if record.seen_state != INTERRUPTED and record.state != "unproven":
+        # One that this process made, and whose worker died before it took it over, is nobody's.
+        ours = record.state == RUNNING and record.pid == os.getpid()
+        if record.seen_state != INTERRUPTED and record.state != "unproven" and not ours:
             return record
         was = record.phase
         job = store.adopt(record)
         record.error = None
         record.exit_code = None
-        cause = CpcError(f"the controller of job {job_id} died in phase {was}", host=settings.host)
+        when = f"in phase {was}" if was else "before it began"
+        cause = CpcError(f"the controller of job {job_id} died {when}", host=settings.host)
         source = adopt(settings, job)
         try:
             source.phase = Phase[was.upper()] if was.upper() in Phase.__members__ else Phase.COPY
