@@ -66,5 +66,5 @@ def test_a_second_console_says_that_another_is_attached(
         qmp.close()
         code, _, err = cli("vm", "console", "a")
     assert (code, err.splitlines()[0]) == (
-        75, "error: the console of VM a has another one attached"
+        75, "error: the console of VM a is in use"
     )

@@ -185,7 +185,7 @@ def test_what_is_refused_before_the_start(
     old = str(old_firmware(tmp_path / "old.fd"))
     early = str(old_kernel(built.vmlinuz, tmp_path / "vmlinuz"))
     for changes, words, fix in (
-        ({"sev-snp": {"firmware": bios}}, f"the firmware {bios} does not do: it is SeaBIOS",
+        ({"sev-snp": {"firmware": bios}}, f"the firmware {bios} cannot be used: it is SeaBIOS",
          "make ovmf"),
         ({"sev-snp": {"firmware": old}}, f"{old} is older than 2024.05", "make ovmf"),
         ({"kernel": early}, "Linux 5.10.0 is older than 5.19", "such as Debian's"),
