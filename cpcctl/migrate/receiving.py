@@ -14,14 +14,14 @@ from typing import Any
 
 from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
-from cpcctl.errors import CpcError, ExitCode, reason
+from cpcctl.errors import CpcError, ExitCode, quoted, reason
 from cpcctl.host.folders import make_folder
 from cpcctl.host.identity import host_id
 from cpcctl.host.state import Folders, VmLock
 from cpcctl.jobs.store import Job, JobStore
 from cpcctl.link import rpc, tls
 from cpcctl.link.listener import Listener
-from cpcctl.link.ticket import SECRET_BYTES, Ticket
+from cpcctl.link.ticket import SECRET_BYTES, Ticket, check_host
 from cpcctl.migrate.destination import Destination
 from cpcctl.migrate.events import Events
 from cpcctl.migrate.messages import REQUESTS
@@ -71,6 +71,8 @@ class Wishes:
 def receive(ctx: Context, wishes: Wishes, events: Events) -> int:
     """A fresh receive: ticket, wait, guest. The exit code."""
     folders = Folders.of(ctx.settings)
+    address = _address(wishes)
+    interrupts.defer()  # until _end can undo what is made here
     job = JobStore(folders.jobs).create("receive", "", ctx.settings.host)
     try:
         folder = make_folder(stale.link_folder(ctx.settings, job.id))
@@ -85,9 +87,6 @@ def receive(ctx: Context, wishes: Wishes, events: Events) -> int:
     except CpcError as error:
         job.finish("failed", error=error)
         raise
-    address = wishes.address or (
-        socket.gethostname() if wishes.host in WILDCARDS else wishes.host
-    )
     ticket = Ticket(address, listener.port, identity.fingerprint, secret)
     try:
         events.waiting(ticket.text(), job.id, replace(ticket, host=wishes.host).address)
@@ -101,6 +100,23 @@ def receive(ctx: Context, wishes: Wishes, events: Events) -> int:
     destination = Destination(_allowing(ctx, wishes), job, listener, wishes.network)
     with events.following(destination):
         return _end(ctx, job, destination, wishes, wishes.wait)
+
+
+def _address(wishes: Wishes) -> str:
+    """What the ticket names. :raise CpcError: (2) no other host would come here by it."""
+    address = wishes.address or (
+        socket.gethostname() if wishes.host in WILDCARDS else wishes.host
+    )
+    try:
+        if address != "localhost" or wishes.address:
+            return check_host(f"[{address}]" if ":" in address else address)
+    except CpcError:
+        pass
+    raise CpcError(
+        f"another host cannot find this one by its name, {quoted(address)}",
+        exit_code=ExitCode.USAGE,
+        hint="cpcctl receive --address ADDRESS, with one that the source reaches",
+    )
 
 
 def resume(ctx: Context, job: Job) -> int:
@@ -182,6 +198,7 @@ def _end(
     reason: CpcError | None = None
     interrupted = False
     try:
+        interrupts.deliver()
         _serve(destination, wishes, wait)
     except KeyboardInterrupt as stop:
         interrupted = True

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 from cpcctl.errors import ExitCode
@@ -46,6 +48,17 @@ def defer() -> None:
         if handler is not signal.SIG_IGN and number not in _kept:
             _kept[number] = handler
             signal.signal(number, lambda number, _frame: _came.append(number))
+
+
+@contextlib.contextmanager
+def without() -> Iterator[None]:
+    """What comes meanwhile is dropped: what is settled half says nothing."""
+    defer()
+    try:
+        yield
+    finally:
+        _came.clear()
+        deliver()
 
 
 def deliver() -> None:

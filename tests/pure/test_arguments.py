@@ -180,3 +180,12 @@ def test_a_descriptor_that_nothing_can_be_written_to(tmp_path: Path, kind: str) 
             arguments.descriptor(str(number))
     finally:
         os.close(number)
+
+
+@pytest.mark.parametrize("name", ["localhost", "-x", "a b", "x" * 300, "1.2.3"])
+def test_name_of_this_host_is_not_fit_for_a_ticket(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
+    assert entry.main(["receive"]) == 2
+    assert "cpcctl receive --address ADDRESS" in capsys.readouterr().err

@@ -250,3 +250,48 @@ def test_signal_ends_a_receive_that_waits_for_the_rest(scene: Scene) -> None:
     job = scene.a.job("migrate")["id"]
     assert finish(scene.a.start("job", "resume", job)) == 1
     assert scene.a.state() == "running"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_who_waits_for_a_job_does_not_cancel_it(scene: Scene, number: signal.Signals) -> None:
+    migrate, receive = scene.moving(scene.a, "before SEND")
+    job = scene.a.job("migrate")["id"]
+    wait = scene.a.start("job", "wait", job, "--progress", "plain")
+    until(lambda: wait.err.exists() and "phase" in wait.err.read_text(), "it to follow the job")
+    wait.kill(number)
+    assert finish(wait) == 75, told(wait)
+    assert "it goes on" in wait.err.read_text()
+    scene.stage.release("host-a")
+    assert (finish(migrate), finish(receive)) == (0, 0), told(migrate)
+    again = scene.a.run("job", "wait", job)
+    assert "downtime" in again.out.read_text()
+    there = scene.b.run("job", "wait", scene.b.job("receive")["id"])
+    assert there.out.read_text().strip() == f"{VM} arrived on host-b"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_to_a_receive_that_begins(scene: Scene, number: signal.Signals) -> None:
+    """Nothing of it is left, its private key least of all."""
+    receive = scene.b.start("receive", "--listen", "127.0.0.1:0")
+    until(lambda: scene.b.job("receive"), "the job file", patient(20.0))
+    receive.kill(number)
+    assert finish(receive) == 128 + number, told(receive)
+    job = scene.b.job("receive")
+    assert (job["state"], job["exit_code"]) == ("failed", 128 + number)
+    assert not list((scene.b.folder / "s" / "jobs").glob("*.link"))
+
+
+def test_signal_to_a_job_that_is_being_settled(scene: Scene) -> None:
+    """Where the guest is comes out all the same."""
+    migrate, receive = scene.moving(scene.a, "after COMMIT", grace=patient(60.0))
+    receive.kill(signal.SIGSTOP)
+    migrate.kill(signal.SIGKILL)
+    kill(scene.worker())
+    scene.stage.release("host-a")
+    settling = scene.a.start("job", "resume", scene.a.job("migrate")["id"])
+    until(lambda: scene.a.job("migrate")["pid"] != 0 and scene.worker().alive, "it to begin")
+    settling.kill(signal.SIGTERM)
+    receive.kill(signal.SIGCONT)
+    assert finish(settling) == 0, told(settling)
+    assert finish(receive) == 0, told(receive)
+    assert (scene.a.state(), scene.b.state()) == ("absent", "running")

@@ -24,6 +24,7 @@ from cpcctl.migrate.recovery import outcome, rollback, settle
 from cpcctl.migrate.recovery.outcome import Outcome, Place
 from cpcctl.migrate.side import Absent, Side
 from cpcctl.migrate.source import Source
+from cpcctl.ui import interrupts
 from cpcctl.vm import live, registry
 
 SECOND = len("20260101-000000")  # of a job's id
@@ -85,7 +86,7 @@ def recover(settings: Settings, job_id: str) -> Record:
     record = store.load(job_id)
     if record.kind != "migrate":
         raise CpcError(f"job {job_id} is not a migration", exit_code=ExitCode.USAGE)
-    with VmLock.take(Folders.of(settings), record.vm, f"job resume {job_id}"):
+    with VmLock.take(Folders.of(settings), record.vm, f"job resume {job_id}"), interrupts.without():
         record = store.load(job_id)
         # One that this process made, and whose worker died before it took it over, is nobody's.
         ours = record.state == RUNNING and record.pid == os.getpid()
