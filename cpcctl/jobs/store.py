@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ JOB_MAX = 4 << 20
 # The VM's name is the third field of the file, within the first bytes.
 HEAD, VM = 300, re.compile(rb'^ "vm": "([A-Za-z0-9._-]*)",$', re.MULTILINE)
 JOB_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
+STAMP = "%Y%m%d-%H%M%S"
+# The first of a second has one of so many numbers, the next ones are at most so far behind.
+ROOM, STEP = 0x8000, 0x100
 RUNNING = "running"
 # A running job whose controller is gone; never stored, only seen.
 INTERRUPTED = "interrupted"
@@ -138,7 +142,7 @@ class Job:
         self._close_phase(time.monotonic())
         self.record.state = state
         self.record.result = result or {}
-        self.record.finished = _now()
+        self.record.finished = self._store.after_all(self.record.vm)
         if error is not None:
             self.record.error = error.as_dict()
             self.record.exit_code = int(error.exit_code)
@@ -184,9 +188,8 @@ class JobStore:
         """
         make_folder(self.folder)
         me = ProcessId.myself()
-        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
         record = Record(
-            id=f"{stamp}-{secrets.token_hex(2)}",
+            id=next_id((path.stem for path in self.folder.glob("*.json")), _stamp(_clock())),
             kind=kind,
             vm=vm,
             host=host,
@@ -198,7 +201,10 @@ class JobStore:
         )
         reserve = self._reserve(record.id)
         try:
-            fd = atomic.create(reserve)
+            try:
+                fd = atomic.create(reserve)
+            except FileExistsError:
+                return self.create(kind, vm, host, **data)  # somebody else had the same id
             try:
                 os.posix_fallocate(fd, 0, RESERVE)
             finally:
@@ -260,6 +266,16 @@ class JobStore:
             if vm is None or record.vm == vm:
                 records.append(record)
         return records, damaged
+
+    def after_all(self, vm: str) -> str:
+        """The time, or, where the clock was set back, just after the last job of a VM ended."""
+        ended = [record.finished for record in self.list(vm) if record.finished]
+        now = _now()
+        with contextlib.suppress(ValueError, OverflowError):
+            last = datetime.datetime.fromisoformat(max(ended, default=""))
+            later = (last + datetime.timedelta(milliseconds=1)).isoformat(timespec="milliseconds")
+            return max(now, later)
+        return now
 
     def save(self, record: Record, *, use_reserve: bool, durable: bool = True) -> None:
         """Write a job file. Raises CpcError (3) when the disk is full."""
@@ -330,6 +346,19 @@ def _checked(document: dict[str, Any]) -> Record:
     return record
 
 
+def next_id(there: Iterable[str], stamp: str) -> str:
+    """An id behind all others, whatever the clock says now; stamp: the time, as in an id."""
+    newest = max(filter(JOB_ID.fullmatch, there), default="")
+    if stamp > newest[: len(stamp)]:
+        return f"{stamp}-{secrets.randbelow(ROOM):04x}"
+    second, _, number = newest.rpartition("-")
+    behind = int(number, 16) + 1 + secrets.randbelow(STEP)
+    if behind <= 0xFFFF:
+        return f"{second}-{behind:04x}"
+    moment = datetime.datetime.strptime(second, STAMP) + datetime.timedelta(seconds=1)
+    return f"{_stamp(moment)}-{secrets.randbelow(ROOM):04x}"
+
+
 def _vm_of(path: Path) -> str | None:
     try:
         with open_plain(path) as file:
@@ -339,5 +368,13 @@ def _vm_of(path: Path) -> str | None:
     return found[1].decode() if found else None
 
 
+def _clock() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _stamp(moment: datetime.datetime) -> str:
+    return moment.strftime(STAMP)
+
+
 def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    return _clock().isoformat(timespec="milliseconds")

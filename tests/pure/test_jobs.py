@@ -161,3 +161,34 @@ def test_the_reserve_is_returned(store: JobStore, job: Job) -> None:
     job.finish("cancelled", exit_code=130)
     assert os.listdir(store.folder) == [f"{job.id}.json"]
     assert store.load(job.id).exit_code == 130
+
+
+def test_ids_are_in_the_order_of_their_jobs(store: JobStore) -> None:
+    """Of one second, and after the clock was set back."""
+    made = [store.create("migrate", "a", "h").id for _ in range(20)]
+    assert made == sorted(set(made)) == [record.id for record in store.list()]
+
+
+@pytest.mark.parametrize(
+    ("there", "begin"),
+    [
+        ([], "20260101-000000-"),
+        (["20251231-235959-ffff"], "20260101-000000-"),
+        (["20260101-000000-00ff"], "20260101-000000-0"),
+        (["20260101-000000-ffff"], "20260101-000001-"),
+        (["20300101-235959-fffe", "x"], "20300102-000000-"),
+    ],
+)
+def test_the_next_id(there: list[str], begin: str) -> None:
+    found = jobs.next_id(there, "20260101-000000")
+    assert found.startswith(begin) or there[0].endswith("fffe")
+    assert jobs.JOB_ID.fullmatch(found) and all(found > other for other in there if other != "x")
+
+
+def test_two_that_take_the_same_id(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = store.create("migrate", "a", "h")
+    ids = iter([first.id, "99990101-000000-aaaa"])
+    monkeypatch.setattr(jobs, "next_id", lambda *_: next(ids))
+    second = store.create("migrate", "a", "h")
+    assert second.id != first.id and store.load(first.id).state == "running"
+    assert store._reserve(first.id).exists()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import io
 import json
@@ -24,6 +25,7 @@ from cpcctl.host import life
 from cpcctl.host.folders import make_folder
 from cpcctl.host.process import ProcessId
 from cpcctl.host.state import Folders, VmLock
+from cpcctl.jobs import store as jobs
 from cpcctl.jobs.store import JobStore, Record
 from cpcctl.link import tls
 from cpcctl.link.ticket import Ticket
@@ -406,3 +408,33 @@ def test_a_damaged_job_file_of_another_vm_or_of_long_ago(settings: Settings) -> 
         assert orphaned.unreadable(settings, "t") is None
         (store.folder / "99990101-000000-aaaa.json").unlink()
     assert orphaned.unreadable(settings, "t") is not None
+
+
+def test_any_job_that_is_not_settled_counts(
+    settings: Settings, definition: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also one with others behind it, in the same second or by a clock that was set back."""
+
+    def begin(_: Any, wanted: Any, *, check: Any, **__: Any) -> None:
+        check()
+        moved.note_started(settings, wanted.name)
+        raise CpcError("no QEMU here", exit_code=ExitCode.UNREACHABLE)
+
+    monkeypatch.setattr(lifecycle, "start", begin)
+    record = migration(settings, "commit", prepared="AA==")
+    JobStore(Folders.of(settings).jobs).create("migrate", "t", "host-a").finish("failed")
+    code, said = start(definition, capsys)
+    assert code == 75 and f"cpcctl job resume {record.id}" in said
+    assert start(definition, capsys, "--unsettled")[0] == 4
+    assert start(definition, capsys)[0] == 4, "it was given up"
+
+
+def test_the_clock_is_set_back(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    done(settings, "receive", vm="t")
+    monkeypatch.setattr(jobs, "_clock", lambda: datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC))
+    away = done(settings, "migrate", destination="host-b")
+    found = moved.last(settings, "t")
+    assert found is not None and found.id == away.id
+    done(settings, "receive", vm="t")
+    assert moved.last(settings, "t") is None

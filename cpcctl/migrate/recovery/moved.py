@@ -61,13 +61,13 @@ def refuse_second(
 
 
 def note_started(settings: Settings, name: str) -> None:
-    """It was started here in spite of that, so it is here again, and nothing of a receive."""
+    """It was started here in spite of that, so it is here again, and of no job any more."""
     store = JobStore(Folders.of(settings).jobs)
-    record = last(settings, name)
-    if record is not None:
-        record.data[STARTED_AGAIN] = True
+    away = last(settings, name)
+    if away is not None:
+        away.data[STARTED_AGAIN] = True
+        store.save(away, use_reserve=False)
+    while (record := orphaned.orphan(settings, name)) is not None:
+        stale.disown(record)
+        record.data[orphaned.GIVEN_UP] = True
         store.save(record, use_reserve=False)
-    for record in store.list(name):
-        if record.kind == "receive" and record.data.get("launched") == name:
-            stale.disown(record)
-            store.save(record, use_reserve=False)

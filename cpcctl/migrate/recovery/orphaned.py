@@ -27,7 +27,8 @@ from cpcctl.migrate.source import Source
 from cpcctl.ui import interrupts
 from cpcctl.vm import live, registry
 
-SECOND = len("20260101-000000")  # of a job's id
+# In a job's data: the VM was started here again by somebody who gave that guest up.
+GIVEN_UP = "given_up"
 
 
 def orphan(settings: Settings, name: str) -> Record | None:
@@ -37,10 +38,9 @@ def orphan(settings: Settings, name: str) -> Record | None:
     """
     for record in reversed(JobStore(Folders.of(settings).jobs).list(name)):
         unsettled = record.seen_state == INTERRUPTED or record.state == "unproven"
-        if record.kind == "migrate":
-            return record if unsettled else None
         arriving = record.data.get("launched") == name and "running" not in record.data
-        if unsettled and arriving:
+        ours = record.kind == "migrate" and not record.data.get(GIVEN_UP)
+        if unsettled and (ours or arriving):
             return record
     return None
 
@@ -52,9 +52,8 @@ def unreadable(settings: Settings, name: str) -> Damaged | None:
     """
     records, damaged = JobStore(Folders.of(settings).jobs).read_all(name)
     here = [r.id for r in records if r.kind == "migrate" or r.state == "done"]
-    # The order of two that began in the same second is not known.
-    newest = max(here, default="")[:SECOND]
-    return next((error for error in reversed(damaged) if error.job[:SECOND] >= newest), None)
+    newest = max(here, default="")
+    return next((error for error in reversed(damaged) if error.job > newest), None)
 
 
 def refuse_orphan(settings: Settings, name: str, way: str | None = None) -> None:
