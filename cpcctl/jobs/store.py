@@ -99,6 +99,9 @@ class Job:
         self.record = record
         self._begin = clock_start
         self._phase_begin = clock_start
+        self._goes_on = False
+        # Why its file says less than it should.
+        self.unsaved: CpcError | None = None
 
     @property
     def id(self) -> str:
@@ -125,9 +128,22 @@ class Job:
         with contextlib.suppress(CpcError):
             self._store.save(self.record, use_reserve=False, durable=False)
 
+    def go_on(self) -> None:
+        """Past the point of no return: a file that cannot be written ends nothing any more."""
+        self._goes_on = True
+
     def save(self) -> None:
-        """Save the record, from the reserve if need be. Raises CpcError (3)."""
-        self._store.save(self.record, use_reserve=True)
+        """Save the record, from the reserve if need be.
+
+        Raises CpcError (3); after go_on() it is kept in `unsaved` instead.
+        """
+        try:
+            self._store.save(self.record, use_reserve=True)
+            self.unsaved = None
+        except CpcError as error:
+            if not self._goes_on:
+                raise
+            self.unsaved = error
 
     def finish(
         self,
@@ -137,8 +153,12 @@ class Job:
         error: CpcError | None = None,
         exit_code: int | None = None,
     ) -> None:
-        """End the job with one of ENDED; the file stays readable."""
+        """End the job with one of ENDED; the file stays readable.
+
+        It has ended so, whether that can be written or not: see `unsaved`.
+        """
         assert state in ENDED
+        self.go_on()
         self._close_phase(time.monotonic())
         self.record.state = state
         self.record.result = result or {}

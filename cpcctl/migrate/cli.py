@@ -101,6 +101,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     from cpcctl.jobs.store import JobStore
     from cpcctl.migrate import follow
     from cpcctl.migrate.recovery import orphaned
+    from cpcctl.migrate.worker import UNSAVED
     from cpcctl.ui import interrupts
     from cpcctl.vm import lifecycle, protection
 
@@ -132,6 +133,8 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         ctx.out.result({"job": job.id}, job.id)
         return 0
     record = follow.follow(ctx, job.id, child)
+    if record.state == "running" and (child.returncode or 0) >= UNSAVED:
+        return follow.report_unsaved(ctx, record, child.returncode - UNSAVED)
     if record.state == "running":
         ctx.out.note(f"the controller of job {job.id} has died; recovering")
         record = orphaned.recover(ctx.settings, job.id)

@@ -335,6 +335,7 @@ class Destination:
             return messages.Released(token, data.get("released", time.time()))
         side = self._side()
         again = self.stage is Stage.RUNNING
+        self.job.go_on()
         token = session.run(side.main, request.token)
         self.stage = Stage.RUNNING  # whatever fails from here on
         try:

@@ -16,6 +16,7 @@ from cpcctl.config.patience import patient
 from cpcctl.config.settings import NAMES, Settings
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host import atomic
+from cpcctl.host.files import read_end
 from cpcctl.host.state import Folders, VmLock
 from cpcctl.jobs.store import INTERRUPTED, RUNNING, Job, JobStore, Record
 from cpcctl.ui import interrupts
@@ -23,6 +24,7 @@ from cpcctl.ui.context import Context
 from cpcctl.ui.output import number, pairs, size, table
 
 LOOK_SECONDS = 0.05
+LOG_END = 4000
 LEAVE_SECONDS = patient(5.0)
 TOP = Path(__file__).resolve().parents[2]
 NOT_ATTESTED = "peer: not attested (mutual attestation is not part of this version)"
@@ -127,6 +129,25 @@ def request_cancel(record: Record, child: subprocess.Popen[bytes] | None = None)
         child.send_signal(signal.SIGTERM)  # it has not taken the job over yet
     else:
         record.process.signal(signal.SIGTERM)
+
+
+def report_unsaved(ctx: Context, record: Record, code: int) -> int:
+    """As report(), of a job whose worker could not write how it ended. code: the worker's."""
+    log = Folders.of(ctx.settings).jobs / f"{record.id}.log"
+    told = read_end(log, LOG_END).decode("utf-8", "replace")
+    if code == ExitCode.OK:
+        ctx.out.note(f"that VM {record.vm} moved is not in the file of its job:\n{told}")
+        ctx.out.result({"vm": record.vm, "job": record.id}, f"moved {record.vm}")
+        return code
+    raise as_error(
+        {
+            "message": f"how job {record.id} ended is not in its file",
+            "host": record.host,
+            "cause": told,
+            "hint": f"df {log.parent}; findmnt -T {log.parent}",
+        },
+        code,
+    )
 
 
 def report(ctx: Context, record: Record) -> int:

@@ -314,6 +314,7 @@ def _report(ctx: Context, job: Job, destination: Destination) -> int:
                 f"  try: cpcctl job resume {job.id}, when the source asks again"
             )
         job.finish("done", result=result)
+        _note_unsaved(ctx, job)
         try:
             ctx.out.result(result, f"{name} {verb} on {ctx.settings.host}")
         except (OSError, CpcError) as lost:
@@ -324,4 +325,10 @@ def _report(ctx: Context, job: Job, destination: Destination) -> int:
     if destination.stage in (Stage.IDLE, Stage.ENDED):
         stale.forget_secrets(ctx.settings, job.record)
     job.finish(state or "failed", error=error)
+    _note_unsaved(ctx, job)
     raise error
+
+
+def _note_unsaved(ctx: Context, job: Job) -> None:
+    if job.unsaved is not None:
+        ctx.out.note(f"that is not in its job's file: {job.unsaved.message}: {job.unsaved.cause}")

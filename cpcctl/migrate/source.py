@@ -437,6 +437,7 @@ class Source:
         self.job.record.data["prepared"] = _text(token)
         # Saved before the call: from now on a dead controller means: settle.
         self.enter(Phase.COMMIT)
+        self.job.go_on()
         commit = session.commit(side.main, token)
         self.give_away(commit)
 

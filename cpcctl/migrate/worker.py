@@ -28,6 +28,7 @@ from cpcctl.migrate.source import Source
 from cpcctl.ui import interrupts
 from cpcctl.vm import lifecycle
 
+UNSAVED = 100
 STATES = {
     ExitCode.REFUSED: "refused",
     ExitCode.TIMED_OUT: "cancelled",
@@ -128,7 +129,10 @@ def end(job: Job, error: CpcError) -> ExitCode:
 
 
 def main() -> int:
-    """Started by `cpcctl migrate`; argv: the job's id. Settings are in the environment."""
+    """Started by `cpcctl migrate`; argv: the job's id. Settings are in the environment.
+
+    Returns its exit code, plus UNSAVED when how it ended is in its log alone.
+    """
     from cpcctl.config.load import load
 
     cancel = threading.Event()
@@ -138,7 +142,14 @@ def main() -> int:
     settings = load({})
     store = JobStore(Folders.of(settings).jobs)
     job = store.adopt(store.load(sys.argv[1]))
-    return int(run(settings, job, cancel))
+    code = int(run(settings, job, cancel))
+    if job.unsaved is None:
+        return code
+    ended = job.record.error or {}
+    for words in (ended.get("message"), ended.get("cause"), job.unsaved.render()):
+        if words:
+            print(words, file=sys.stderr)
+    return code + UNSAVED
 
 
 if __name__ == "__main__":
