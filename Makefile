@@ -45,13 +45,22 @@ demo: setup
 bench: setup
 	@$(PYTHON) -m cpcctl bench $(ARGS)
 
-# Files of tests side by side: most tests wait for one VM, which has one core at work. Their time
-# limits are twice as long then. With ARGS only what they choose, one after the other; the run with
-# KVM has its own, test-kvm ARGS=...
+# Files of tests side by side, and beside them the run with KVM: most tests wait for one VM, which
+# has one core at work. Their time limits are longer then. With ARGS only what they choose, one
+# after the other; the run with KVM has its own, test-kvm ARGS=...
+test: export CPC_TEST_PATIENCE ?= $(if $(ARGS),1,3)
 test: setup
-	@$(if $(ARGS),,CPC_TEST_PATIENCE=$${CPC_TEST_PATIENCE:-2}) $(PYTHON) -m pytest tests \
-	    $(or $(ARGS),-n auto --maxprocesses 4 --dist loadfile)
-	$(if $(ARGS),,@$(MAKE) -s test-kvm)
+	@$(if $(ARGS),$(PYTHON) -m pytest tests $(ARGS),$(MAKE) -s -k -j2 test-tcg test-kvm-beside)
+
+.PHONY: test-tcg test-kvm-beside
+test-tcg:
+	@$(PYTHON) -m pytest tests -n auto --maxprocesses 4 --dist loadfile
+
+# What it says comes in one piece at its end.
+test-kvm-beside: LOG = $(CACHE)/log/test-kvm.log
+test-kvm-beside:
+	@mkdir -p $(dir $(LOG))
+	@$(PYTHON) -m tests.nested.kvm test >$(LOG) 2>&1; status=$$?; cat $(LOG); exit $$status
 
 test-kvm: setup
 	@$(PYTHON) -m tests.nested.kvm test $(ARGS)
