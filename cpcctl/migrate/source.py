@@ -11,6 +11,7 @@ import base64
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import TypeVar
 
@@ -242,10 +243,11 @@ class Source:
     def handshake(self) -> None:
         """Launch the shell there, agree on keys, open the data streams."""
         self.side.settle_calls()
-        here = parallel.Room(
-            len(self.side.hvcpus), cores.count(), self._idle_cores(), cores.machine()
-        )
-        launched = self.ask(messages.Prepare(*self.offer()), self.look)
+        with ThreadPoolExecutor(1) as beside:
+            # The destination looks at its cores, and then launches QEMU, in the same time.
+            measured = beside.submit(self._measure)
+            launched = self.ask(messages.Prepare(*self.offer()), self.look)
+        here, sealing = measured.result()
         self._let_go()
         # The ticket is spent: who comes back for this job shows what was given in its place.
         self.ticket = replace(self.ticket, secret=launched.secret)
@@ -256,7 +258,7 @@ class Source:
         count = self.parallel.streams
         self.chosen = suites.choose(
             self.options.suites,
-            self.side.speeds(abi.SPEED_SEAL),
+            sealing,
             suite_speed.read(launched.opening),
         )
         self.measure_clock()
@@ -280,6 +282,11 @@ class Source:
             pumps.append(pump.Sender(self.side.port(stream), link, bucket=bucket))
         self.streams = Streams(count)
         self.streams.start_pumps(pumps)
+
+    def _measure(self) -> tuple[parallel.Room, suite_speed.Speeds]:
+        idle = self._idle_cores()
+        here = parallel.Room(len(self.side.hvcpus), cores.count(), idle, cores.machine())
+        return here, self.side.speeds(abi.SPEED_SEAL)
 
     def _idle_cores(self) -> float:
         """Looked for only where there is a number of streams to choose."""
