@@ -20,6 +20,7 @@ from cpcctl.ui.output import say
 
 LOOK_SECONDS = 0.1
 TELL_SECONDS = 1.0
+LEAVE_SECONDS = 1.0
 
 
 class Events:
@@ -29,6 +30,7 @@ class Events:
         self._ctx = ctx
         self._json = ctx.out.format == "json" or stream is not None
         self._stream = stream or ctx.out.stderr
+        self.stalled = False
 
     def waiting(self, ticket: str, job: str, address: str) -> None:
         """Say that a source may come now, with what it needs. :raise OSError: nobody hears."""
@@ -58,7 +60,9 @@ class Events:
             yield
         finally:
             over.set()
-            thread.join()
+            # Who reads what it tells may have stalled.
+            thread.join(LEAVE_SECONDS)
+            self.stalled = thread.is_alive()
 
     def _follow(self, destination: Destination, over: threading.Event) -> None:
         record = destination.job.record

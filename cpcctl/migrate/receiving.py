@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import secrets
 import socket
 import ssl
@@ -98,8 +99,7 @@ def receive(ctx: Context, wishes: Wishes, events: Events) -> int:
         job.finish("failed", error=failure)
         raise failure from error
     destination = Destination(_allowing(ctx, wishes), job, listener, wishes.network)
-    with events.following(destination):
-        return _end(ctx, job, destination, wishes, wishes.wait)
+    return _followed(ctx, events, destination, wishes, wishes.wait)
 
 
 def _address(wishes: Wishes) -> str:
@@ -139,8 +139,20 @@ def resume(ctx: Context, job: Job) -> int:
     elif data.get("dead"):
         destination.stage = Stage.DEAD
     job.phase("wait")
-    with Events(ctx).following(destination):
-        return _end(ctx, job, destination, wishes, wishes.grace)
+    return _followed(ctx, Events(ctx), destination, wishes, wishes.grace)
+
+
+def _followed(
+    ctx: Context, events: Events, destination: Destination, wishes: Wishes, wait: float | None
+) -> int:
+    with events.following(destination):
+        code = _end(ctx, destination.job, destination, wishes, wait)
+    if events.stalled:
+        # Python would wait for the lock of that stream, or abort.
+        with contextlib.suppress(OSError):
+            ctx.out.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def _attach_again(ctx: Context, destination: Destination, name: str) -> None:
@@ -219,6 +231,7 @@ def _end(
                 _serve(destination, wishes, wishes.grace)
         destination.listener.close()
         destination.close()
+    interrupts.end_with(lambda: job.record.exit_code)
     return _report(ctx, job, destination)
 
 

@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from cpcctl.errors import ExitCode
 
 NUMBERS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+LOOK_SECONDS = 0.01
 _kept: dict[int, Any] = {}
 _came: list[int] = []
 
@@ -39,6 +43,27 @@ def ignore() -> None:
     """Asked again, clean-up would only leave behind what it was asked to end."""
     for number in NUMBERS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def end_with(code: Callable[[], int | None]) -> None:
+    """All is done but for what is still to be said: a signal ends that.
+
+    code: with this exit code, once there is one
+    By a thread, since who waits for a reader that has stalled may not come to run a handler.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for number in NUMBERS:
+        signal.signal(number, lambda *_: None)
+
+    def wait() -> None:
+        os.read(reading, 1)
+        while (ended := code()) is None:
+            time.sleep(LOOK_SECONDS)
+        os._exit(ended)
+
+    threading.Thread(target=wait, name="cpc-end", daemon=True).start()
 
 
 def defer() -> None:

@@ -278,3 +278,30 @@ def test_signal_to_a_job_that_is_being_settled(scene: Scene) -> None:
     assert finish(settling) == 0, told(settling)
     assert finish(receive) == 0, told(receive)
     assert (scene.a.state(), scene.b.state()) == ("absent", "running")
+
+
+def test_receive_whose_reader_has_stalled(scene: Scene) -> None:
+    """Ctrl-S on its terminal, say: it ends all the same, or at the latest by a signal."""
+    place = scene.b.folder / "1.err"
+    os.mkfifo(place)
+    pipe = os.open(place, os.O_RDWR | os.O_NONBLOCK)
+    scene.vm()
+    receive, ticket = scene.receive()
+    said = b""
+
+    def waits() -> bool:
+        nonlocal said
+        with contextlib.suppress(BlockingIOError):
+            said += os.read(pipe, 4096)
+        return b"Ctrl-C" in said
+
+    until(waits, "receive to wait")
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(pipe, bytes(4096))
+    assert finish(scene.migrate(ticket)) == 0
+    assert scene.b.state() == "running"
+    until(lambda: scene.b.job("receive")["state"] == "done", "the end of its job")
+    receive.kill(signal.SIGTERM)
+    assert finish(receive, patient(10.0)) == 0
+    os.close(pipe)
