@@ -311,13 +311,17 @@ class RingFile:
         """Make a new ring file of zeros, with its memory reserved.
 
         Its doorbell comes with it. Raises CpcError (3) when there is no room for it,
-        and (1) when a file is there already.
+        and when a file is there already.
         """
         try:
             os.mkfifo(doorbell(path), 0o600)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise CpcError(f"cannot create the ring file {path}", cause=reason(error)) from error
+            raise CpcError(
+                f"cannot create the ring file {path}",
+                exit_code=ExitCode.REFUSED,
+                cause=reason(error),
+            ) from error
         try:
             # Without this a full file system is a SIGBUS in QEMU much later.
             os.posix_fallocate(fd, 0, layout.size)

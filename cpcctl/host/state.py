@@ -170,11 +170,12 @@ def _check_folder(path: Path) -> None:
 def disk_error(path: Path, error: OSError) -> CpcError:
     """The error for a file of ours that could not be written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    look = "findmnt -T" if error.errno == errno.EROFS else "ls -ld"
     return CpcError(
         f"{'no space left to write' if full else 'cannot write'} {path}",
         exit_code=ExitCode.REFUSED,
         cause=reason(error),
-        hint=f"df -h {path.parent}" if full else f"ls -ld {path.parent}",
+        hint=f"df -h {path.parent}\ndf -i {path.parent}" if full else f"{look} {path.parent}",
     )
 
 

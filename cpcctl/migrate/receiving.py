@@ -18,7 +18,7 @@ from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, quoted, reason
 from cpcctl.host.folders import make_folder
 from cpcctl.host.identity import host_id
-from cpcctl.host.state import Folders, VmLock
+from cpcctl.host.state import Folders, VmLock, disk_error
 from cpcctl.jobs.store import Job, JobStore
 from cpcctl.link import rpc, tls
 from cpcctl.link.listener import Listener
@@ -85,9 +85,11 @@ def receive(ctx: Context, wishes: Wishes, events: Events) -> int:
             secret=base64.b64encode(secret).decode("ascii"), wishes=asdict(wishes)
         )
         job.phase("wait")
-    except CpcError as error:
-        job.finish("failed", error=error)
-        raise
+    except (CpcError, OSError) as error:
+        failure = error if isinstance(error, CpcError) else disk_error(folders.jobs, error)
+        stale.forget_secrets(ctx.settings, job.record)
+        job.finish("failed", error=failure)
+        raise failure from error
     ticket = Ticket(address, listener.port, identity.fingerprint, secret)
     try:
         events.waiting(ticket.text(), job.id, replace(ticket, host=wishes.host).address)
@@ -123,7 +125,16 @@ def resume(ctx: Context, job: Job) -> int:
     """Go on with a receive whose controller died; the same port and ticket."""
     data = job.record.data
     wishes = Wishes(**data["wishes"])
-    identity = tls.load_identity(stale.link_folder(ctx.settings, job.id))
+    try:
+        identity = tls.load_identity(stale.link_folder(ctx.settings, job.id))
+    except (OSError, ValueError) as error:
+        raise CpcError(
+            f"the key of job {job.id} is gone; no source can come back to it",
+            exit_code=ExitCode.UNPROVEN,
+            host=ctx.settings.host,
+            cause=reason(error),
+            hint=f"cpcctl job cancel {job.id}",
+        ) from error
     secret = base64.b64decode(data["secret"])
     listener = Listener(wishes.host, wishes.port, tls.server_context(identity), secret)
     destination = Destination(_allowing(ctx, wishes), job, listener, wishes.network)

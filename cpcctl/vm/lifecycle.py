@@ -111,7 +111,7 @@ def start(
                 argv = command_line(settings, spec, files, fds, incoming=incoming)
                 bypass_cache(spec, files)
             except OSError as error:
-                raise disk_error(paths.run, error) from error
+                raise disk_error(Path(error.filename or paths.run), error) from error
             return _launch(settings, spec, paths, [*argv, *confined.argv], fds)
         except BaseException:
             if not registry.held(spec.name, paths):
@@ -157,13 +157,16 @@ def _launch(
     try:
         with life.lock(paths.life) as held:
             inherited = (held, *fds.pass_fds)
-            child = watcher.start(
-                argv, paths.log, inherited, sandbox.environment(os.environ), sandbox.limits()
-            )
+            try:
+                child = watcher.start(
+                    argv, paths.log, inherited, sandbox.environment(os.environ), sandbox.limits()
+                )
+            except OSError as error:
+                raise _not_executed(settings.host, argv, reason(error)) from error
         # A socket that QEMU alone has ends with it, and so does a connection to it.
         fds.close()
     except OSError as error:
-        raise _not_executed(settings.host, argv, reason(error)) from error
+        raise disk_error(paths.life, error) from error
     process = child.qemu
     vm = Vm(spec.name, spec, paths, process, argv, settings.host, child.shell)
     try:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -19,11 +20,13 @@ import pytest
 from cpcctl.config.load import load
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
-from cpcctl.host import life
+from cpcctl.host import atomic, life
 from cpcctl.host.state import Folders
 from cpcctl.qemu import watcher
+from cpcctl.qemu.descriptors import Descriptors
 from cpcctl.vm import ending, lifecycle, spec
 from cpcctl.vm.ending import Why
+from cpcctl.vm.spec import VmSpec
 
 
 class Machine:
@@ -251,6 +254,20 @@ def test_what_a_log_says_of_the_end(log: str, why: Why, words: str) -> None:
 def test_logs_show_only_what_qemu_says(machine: Machine) -> None:
     text = "qemu: sad\n" + TRACE.format(6) + NOTE.format(0)
     assert ending.without_ours(text) == "qemu: sad"
+
+
+def test_no_room_for_the_lock_is_not_a_qemu_that_cannot_be_executed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(atomic, "update", full)
+    paths = Folders.of(settings).vm("t")
+    with Descriptors() as fds, pytest.raises(CpcError) as caught:
+        lifecycle._launch(settings, VmSpec("t", 64 << 20), paths, ["qemu"], fds)
+    assert caught.value.exit_code is ExitCode.REFUSED
+    assert caught.value.message == f"no space left to write {paths.life}"
 
 
 def test_what_is_no_program_is_not_run(tmp_path: Path) -> None:

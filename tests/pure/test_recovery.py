@@ -182,6 +182,21 @@ def test_a_receive_that_cannot_ask_its_qemu_proves_nothing(
     assert child.shell.poll() is None
 
 
+def test_a_receive_without_room_for_its_key(
+    settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path, _: str) -> None:
+        (folder / "link.key").touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "link.crt"))
+
+    monkeypatch.setattr(tls, "make_identity", full)
+    assert entry.main(["receive", "--listen", "127.0.0.1:0", "--wait", "0.01"]) == 3
+    assert "no space left to write" in capsys.readouterr().err
+    (record,) = JobStore(Folders.of(settings).jobs).list()
+    assert record.state == "failed"
+    assert [path.suffix for path in Folders.of(settings).jobs.iterdir()] == [".json"]
+
+
 @pytest.mark.parametrize(("script", "removed"), [(LIVES, False), (KILLED, True)])
 def test_what_a_receive_left_is_removed_by_proof_only(
     settings: Settings, qemu: Any, script: str, removed: bool

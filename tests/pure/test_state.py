@@ -87,8 +87,10 @@ def test_disk_errors() -> None:
     assert full.render() == (
         "error: no space left to write /s/f\n"
         "  cause: No space left on device\n"
-        "  try: df -h /s"
+        "  try: df -h /s\n"
+        "  try: df -i /s"
     )
+    assert disk_error(Path("/s/f"), OSError(errno.EROFS, "no")).hint == "findmnt -T /s"
     assert disk_error(Path("/s/f"), OSError(errno.EACCES, "no")).hint == "ls -ld /s"
 
 
