@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         for stream in (sys.stdout, sys.stderr):
             _drain(stream)
+        interrupts.all_is_said()
 
 
 def _run(argv: Sequence[str]) -> int:

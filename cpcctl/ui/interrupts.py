@@ -17,6 +17,7 @@ NUMBERS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 LOOK_SECONDS = 0.01
 _kept: dict[int, Any] = {}
 _came: list[int] = []
+_ends: list[int] = []
 
 
 class Interrupted(KeyboardInterrupt):
@@ -54,16 +55,27 @@ def end_with(code: Callable[[], int | None]) -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    _ends.append(writing)
     for number in NUMBERS:
         signal.signal(number, lambda *_: None)
 
     def wait() -> None:
-        os.read(reading, 1)
+        came = os.read(reading, 1)
+        os.close(reading)
+        if not came:
+            return
         while (ended := code()) is None:
             time.sleep(LOOK_SECONDS)
         os._exit(ended)
 
     threading.Thread(target=wait, name="cpc-end", daemon=True).start()
+
+
+def all_is_said() -> None:
+    """Undo end_with()."""
+    while _ends:
+        signal.set_wakeup_fd(-1)
+        os.close(_ends.pop())
 
 
 def defer() -> None:
