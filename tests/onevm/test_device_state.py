@@ -45,6 +45,7 @@ FEW, MANY = 48, 10_000
 HEAD_BYTES = 8
 END = b"\0"
 LOAD_SECONDS = patient(20.0)
+END_SECONDS = patient(5.0)
 Load = Callable[[bytes, str | None], str]
 
 
@@ -137,7 +138,10 @@ def _load(qemu: subprocess.Popen[bytes], path: Path, state: bytes, sha256: str |
         except QmpError as error:
             return str(error.cause)
         except QmpGone:
-            return "ended" if qemu.poll() is not None else "hung"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                qemu.wait(END_SECONDS)  # its sockets go before it does
+                return "ended"
+            return "hung"
         finally:
             os.close(fd)
 
