@@ -10,10 +10,13 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.ui import interrupts, streams
+
+if TYPE_CHECKING:
+    from cpcctl.config.settings import Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,6 +53,7 @@ def _run(argv: Sequence[str]) -> int:
             # What is wrong with a flag is read on in the verb's help.
             if error.hint is None and error.message.startswith("--"):
                 error.hint = f"cpcctl {args._run.path} --help"
+            _say_where(error, settings)
             raise
     except CpcError as error:
         _show(error, fmt)
@@ -77,6 +81,16 @@ def _run(argv: Sequence[str]) -> int:
             fmt,
         )
         return int(ExitCode.DEFECT)
+
+
+def _say_where(error: CpcError, settings: Settings) -> None:
+    """Of a VM that is not here: the record of jobs may know where it went."""
+    from cpcctl.vm.registry import NoVm
+
+    if isinstance(error, NoVm):
+        from cpcctl.migrate.recovery import moved
+
+        moved.explain(error, settings)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -268,7 +268,7 @@ def stop(
     paths = Folders.of(settings).vm(name)
     # Before the lock: a mistyped name leaves no lock file.
     if not paths.state.exists() and not paths.run.exists():
-        raise registry.no_vm(settings, name)
+        raise registry.NoVm(settings, name)
     if lock is None:
         with VmLock.take(Folders.of(settings), name, "vm stop") as held:
             if check is not None:
@@ -390,7 +390,7 @@ def look(settings: Settings, name: str) -> tuple[dict[str, Any], CpcError | None
     except CpcError as error:
         return {**found, "state": "unreachable", "error": error.message}, error
     if spec is None:
-        raise registry.no_vm(settings, name)
+        raise registry.NoVm(settings, name)
     found |= {"memory": spec.memory, "machine": spec.machine, "accel": spec.accel}
     found |= {"platform": spec.platform, "log": str(paths.log)}
     if spec.console == "serial":

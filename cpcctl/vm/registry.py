@@ -115,7 +115,7 @@ def attach(settings: Settings, name: str) -> Vm:
     paths = Folders.of(settings).vm(name)
     vm = recorded(settings, name, paths)
     if vm is None and not paths.definition.exists():
-        raise no_vm(settings, name)
+        raise NoVm(settings, name)
     if vm is None or not vm.alive:
         raise CpcError(
             f"VM {name} does not run",
@@ -127,10 +127,14 @@ def attach(settings: Settings, name: str) -> Vm:
     return vm
 
 
-def no_vm(settings: Settings, name: str) -> CpcError:
-    return CpcError(
-        f"no VM {name} on {settings.host}", exit_code=ExitCode.USAGE, hint="cpcctl vm list"
-    )
+class NoVm(CpcError):
+    """This host has no VM of that name."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        super().__init__(
+            f"no VM {name} on {settings.host}", exit_code=ExitCode.USAGE, hint="cpcctl vm list"
+        )
+        self.name = name
 
 
 def recorded(settings: Settings, name: str, paths: VmPaths) -> Vm | None:

@@ -287,6 +287,22 @@ def test_a_vm_that_moved_is_not_started_here_again(
     assert begun == ["t"] * 4
 
 
+@pytest.mark.parametrize("verb", [
+    ("vm", "status", "t"), ("vm", "console", "t"), ("vm", "pause", "t"), ("vm", "resume", "t"),
+    ("vm", "stop", "t"), ("hvcpu", "list", "t"),
+])  # fmt: skip
+def test_a_vm_that_is_not_here_any_more(
+    verb: tuple[str, ...], settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every verb says where it went, as long as the record knows."""
+    where = ("--state-dir", str(settings.state_dir), "--run-dir", str(settings.run_dir))
+    done(settings, "migrate", destination="host-b")
+    assert entry.main([*verb, *where]) == 2
+    said = capsys.readouterr().err
+    assert "no VM t on" in said and "moved it to host-b" in said
+    assert "cpcctl vm status t, on host-b" in said
+
+
 def test_a_vm_whose_job_is_not_settled_is_not_started(
     settings: Settings, definition: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -60,6 +60,15 @@ def refuse_second(
     )
 
 
+def explain(error: registry.NoVm, settings: Settings) -> None:
+    """Add where it went to the error of a VM that is not here, when that is known."""
+    record = last(settings, error.name)
+    if record is not None:
+        where = str(record.result.get("destination", "another host"))
+        error.cause = f"job {record.id} moved it to {where} at {record.finished}"
+        error.hint = f"cpcctl vm status {error.name}, on {where}"
+
+
 def note_started(settings: Settings, name: str) -> None:
     """It was started here in spite of that, so it is here again, and of no job any more."""
     store = JobStore(Folders.of(settings).jobs)
