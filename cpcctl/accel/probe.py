@@ -26,6 +26,7 @@ from cpcctl.host.process import spawn
 from cpcctl.host.qmp import Qmp, QmpGone
 from cpcctl.host.shm import RingFile
 from cpcctl.host.state import SOCKET_PATH_MAX
+from cpcctl.qemu.sandbox import Sandbox
 from cpcctl.vm.command import Launch, command, layout
 from cpcctl.vm.files import unopened
 from cpcctl.vm.spec import VmSpec
@@ -71,7 +72,7 @@ def run(settings: Settings, seconds: float, accel: str = "kvm", cpu: str = "max"
             launch = Launch(binary, data, firmware, folder, folder, files=unopened(vm))
             argv = command(vm, launch)
             RingFile.create(folder / "ring", layout(vm)).close()
-            return _watched([*argv, "-no-reboot"], folder, seconds, accel)
+            return _watched([*argv, *Sandbox(None).argv, "-no-reboot"], folder, seconds, accel)
     except OSError as error:
         return Verdict(PARTS, f"no VM can be started: {reason(error)}", "cpcctl doctor")
     except CpcError as error:

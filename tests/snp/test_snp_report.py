@@ -19,6 +19,7 @@ from cpcctl.config.settings import Settings
 from cpcctl.demo.console import Console
 from cpcctl.setup.kernels import Kernel
 from cpcctl.vm import lifecycle
+from tests import confined
 from tests.one_host import Cli
 from tests.patience import patient
 from tests.snp.asking import LOAD, ask
@@ -104,6 +105,7 @@ def test_a_guest_with_hvcpus_reports_what_cpcctl_predicted(
     printed = json.loads(cli("vm", "start", path, "--print-command", "--format", "json")[1])
     assert cli("vm", "start", path)[0] == 0
     vm = lifecycle.attach(place, "a")
+    confined.check(vm.process.pid)
     wait_for_words(vm.paths.console_log, "CPC-READY")
     with Console(vm.paths.console) as shell:  # not before: who does not read holds it up
         shell.run(LOAD)
