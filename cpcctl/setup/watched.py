@@ -19,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+ENDS = (signal.SIGINT, signal.SIGTERM)
 TICK_SECONDS = 0.5
 LINE_SECONDS = 30.0
 TAIL_BYTES = 4096
@@ -58,11 +59,19 @@ def run(
     terminal = sys.stderr.isatty()
     print(what, file=sys.stderr, end="" if terminal else "\n", flush=True)
     begin = said = time.monotonic()
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=cwd, env=env
-        )
+    # An interrupt between the start and the `try` would leave the command running.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
     try:
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=cwd, env=env,
+                preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before),
+            )  # fmt: skip
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        raise
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         while True:
             try:
                 code = process.wait(TICK_SECONDS)

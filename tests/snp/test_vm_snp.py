@@ -189,7 +189,7 @@ def test_what_is_refused_before_the_start(
          "make ovmf"),
         ({"sev-snp": {"firmware": old}}, f"{old} is older than 2024.05", "make ovmf"),
         ({"kernel": early}, "Linux 5.10.0 is older than 5.19", "such as Debian's"),
-        ({"kernel": bios}, "is no Linux kernel", "such as Debian's"),
+        ({"kernel": bios}, "is not a Linux kernel", "such as Debian's"),
         ({"cpu": "qemu64"}, "cpu qemu64 lacks xsave, xsavec, rdrand", "use cpu: EPYC-Milan"),
         ({"cpu": "EPYC,xsavec=off"}, "lacks xsavec", "or EPYC,+xsavec"),
         ({"cpu": "EPYC,-aes"}, "lacks aes, which its hvCPUs need", "or EPYC,+aes"),
