@@ -37,39 +37,45 @@ class Stopped(Exception):
     """What a look at the outside has found."""
 
 
+class Late:
+    """A destination that answers once it may. `look`: stop as soon as it was asked."""
+
+    def __init__(self) -> None:
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def __call__(self, request: Request[Any]) -> Message:
+        self.asked.set()
+        self.go.wait(30)
+        return Text(request.text, b"x") if isinstance(request, Echo) else messages.Time(1.0)
+
+    def look(self) -> None:
+        if self.asked.is_set():
+            raise Stopped
+
+
 def test_an_answer_that_does_not_come_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The peer is alive all the time: its signs of life are no answer."""
-    go = threading.Event()
-
-    def stuck(_: Request[Any]) -> Message:
-        go.wait(30)
-        return Text("late", b"x")
-
+    late = Late()
     monkeypatch.setattr(Echo, "seconds", 0.2)
-    pair = Pair(stuck, timeout=10.0)
+    pair = Pair(late, timeout=10.0)
     with pytest.raises(LinkLost, match="no reply to 'echo' within"):
         pair.client.ask(Echo("a", b"x"))
     with pytest.raises(LinkLost, match="no reply"):  # what it answers now is not to this
         pair.client.ask(messages.Clock())
-    go.set()
+    late.go.set()
     pair.close()
 
 
 def test_a_stop_waits_for_the_answer_and_then_comes_out() -> None:
     """So that the destination can be told at once."""
-    asked, go = threading.Event(), threading.Event()
-
-    def slow(request: Request[Any]) -> Message:
-        asked.set()
-        go.wait(30)
-        return Text(request.text, b"x") if isinstance(request, Echo) else messages.Time(1.0)
+    late = Late()
 
     def look() -> None:
-        if asked.is_set():
-            go.set()
-            raise Stopped
+        if late.asked.is_set():
+            late.go.set()
+        late.look()
 
-    pair = Pair(slow, timeout=10.0)
+    pair = Pair(late, timeout=10.0)
     with pytest.raises(Stopped):
         pair.client.ask(Echo("a", b"x"), look)
     assert pair.client.ask(Echo("b", b"x")) == Text("b", b"x")
@@ -77,22 +83,12 @@ def test_a_stop_waits_for_the_answer_and_then_comes_out() -> None:
 
 
 def test_a_stop_does_not_wait_for_ever() -> None:
-    asked, go = threading.Event(), threading.Event()
-
-    def stuck(_: Request[Any]) -> Message:
-        asked.set()
-        go.wait(30)
-        return Text("late", b"x")
-
-    def look() -> None:
-        if asked.is_set():
-            raise Stopped
-
-    pair = Pair(stuck, timeout=1.2)
+    late = Late()
+    pair = Pair(late, timeout=1.2)
     with pytest.raises(Stopped):
-        pair.client.ask(Echo("a", b"x"), look)
+        pair.client.ask(Echo("a", b"x"), late.look)
     assert "no reply" in str(pair.client.lost)
-    go.set()
+    late.go.set()
     pair.close()
 
 

@@ -49,7 +49,7 @@ def refuse_second(
     record = None if moved else last(settings, name)
     if record is None:
         return
-    where = str(record.result.get("destination", "another host"))
+    where = _where(record)
     raise CpcError(
         f"VM {name} moved to {where}; a second copy of it would start here",
         exit_code=ExitCode.REFUSED,
@@ -60,11 +60,15 @@ def refuse_second(
     )
 
 
+def _where(record: Record) -> str:
+    return str(record.result.get("destination", "another host"))
+
+
 def explain(error: registry.NoVm, settings: Settings) -> None:
     """Add where it went to the error of a VM that is not here, when that is known."""
     record = last(settings, error.name)
     if record is not None:
-        where = str(record.result.get("destination", "another host"))
+        where = _where(record)
         error.cause = f"job {record.id} moved it to {where} at {record.finished}"
         error.hint = f"cpcctl vm status {error.name}, on {where}"
 
