@@ -180,6 +180,20 @@ def folder(text: str) -> str:
     return text
 
 
+def allowed(setting: str) -> None:
+    """:raise CpcError: (2) the setting allow_paths names what --allow-path would not take."""
+    for word in filter(None, setting.split(":")):
+        try:
+            folder(word)
+        except Wrong as wrong:
+            raise CpcError(
+                f"allow_paths: {wrong}",
+                exit_code=ExitCode.USAGE,
+                hint="set allow_paths, in config.yaml or as CPCCTL_ALLOW_PATHS, to folders of "
+                "this host",
+            ) from None
+
+
 def descriptor(text: str) -> int:
     """A file descriptor that this process was given to write to."""
     number = whole(3, 1 << 20)(text)

@@ -114,7 +114,7 @@ def resolve(layers: Iterable[Mapping[str, str | None]]) -> Settings:
                 f"{name} must be one of {', '.join(allowed)}, not {quoted(chosen[name])}",
                 exit_code=ExitCode.USAGE,
             )
-    paths = {name: Path(chosen[name]).expanduser().absolute() for name in PATHS if name in chosen}
+    paths = {name: _path(name, chosen[name]) for name in PATHS if name in chosen}
     return Settings(
         state_dir=paths["state_dir"],
         run_dir=paths["run_dir"],
@@ -131,10 +131,22 @@ def resolve(layers: Iterable[Mapping[str, str | None]]) -> Settings:
     )
 
 
+def _path(name: str, text: str) -> Path:
+    _check_printable(name, text)
+    return Path(text).expanduser().absolute()
+
+
 def _folders(text: str) -> str:
     for word in filter(None, text.split(":")):
+        _check_printable("allow_paths", word)
         if not word.startswith("/"):
             raise CpcError(
                 f"allow_paths: {quoted(word)} is not an absolute path", exit_code=ExitCode.USAGE
             )
     return text
+
+
+def _check_printable(name: str, text: str) -> None:
+    """As its flag does."""
+    if not text.isprintable():
+        raise CpcError(f"{name}: {quoted(text)} is not a path", exit_code=ExitCode.USAGE)

@@ -63,6 +63,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 
     host, port = args.listen or (arguments.any_address(args.address), 0)
     arguments.reachable(host, args.address)
+    arguments.allowed(ctx.settings.allow_paths)
     taps = dict(args.nic)
     if len(taps) != len(args.nic):
         raise CpcError("--nic names one network card twice", exit_code=ExitCode.USAGE)

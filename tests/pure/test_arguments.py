@@ -189,3 +189,38 @@ def test_name_of_this_host_is_not_fit_for_a_ticket(
     monkeypatch.setattr(socket, "gethostname", lambda: name)
     assert entry.main(["receive"]) == 2
     assert "cpcctl receive --address ADDRESS" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layer", ["environment", "file"])
+@pytest.mark.parametrize("value", ["/nonexistent", "/dev/null", "/tmp:/nonexistent", "srv", "/a\\x1b"])
+def test_the_setting_is_checked_as_its_option(
+    layer: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """Before anything is made for the job; other verbs do without these folders."""
+    for name, folder in (("STATE_DIR", "s"), ("RUN_DIR", "r")):
+        monkeypatch.setenv(f"CPCCTL_{name}", str(tmp_path / folder))
+    monkeypatch.delenv("CPCCTL_ALLOW_PATHS", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    if layer == "environment":
+        monkeypatch.setenv("CPCCTL_ALLOW_PATHS", value.replace("\\x1b", "\x1b"))
+    else:
+        (tmp_path / "cpcctl").mkdir()
+        (tmp_path / "cpcctl/config.yaml").write_text(f'allow_paths: "{value}"\n')
+    monkeypatch.setattr("cpcctl.migrate.receiving.receive", lambda *_: pytest.fail("it was taken"))
+    assert entry.main(["receive", "--address", "::1"]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("error: allow_paths: ") and told.out == ""
+    assert not (tmp_path / "s").exists()
+    if value.startswith("/") and value.isprintable() and "\\" not in value:
+        assert "CPCCTL_ALLOW_PATHS" in told.err
+        assert entry.main(["vm", "list"]) == 0
+
+
+@pytest.mark.parametrize("name", ["STATE_DIR", "RUN_DIR", "CACHE_DIR", "QEMU", "FIRMWARE"])
+def test_a_setting_that_is_no_path(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(f"CPCCTL_{name}", "/a\nb")
+    assert entry.main(["vm", "list"]) == 2
+    assert capsys.readouterr().err == f"error: {name.lower()}: '/a\\nb' is not a path\n"
