@@ -60,8 +60,7 @@ def _run(argv: Sequence[str]) -> int:
         return int(error.exit_code)
     except KeyboardInterrupt as stop:
         code = interrupts.exit_code(stop)
-        word = "interrupted" if code is ExitCode.INTERRUPTED else "terminated"
-        _show(CpcError(word, exit_code=code), fmt)
+        _show(CpcError(interrupts.word(stop), exit_code=code), fmt, heard=True)
         return int(code)
     except BrokenPipeError:
         # The reader of our output went away, as in `cpcctl vm list | head -1`.
@@ -111,7 +110,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return found
 
 
-def _show(error: CpcError, fmt: str) -> None:
+def _show(error: CpcError, fmt: str, *, heard: bool = False) -> None:
+    """heard: a signal is why it ends."""
+    interrupts.end_with(lambda: int(error.exit_code), heard=heard)
     text = json.dumps({"error": error.as_dict()}) if fmt == "json" else error.render()
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr)

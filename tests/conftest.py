@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from cpcctl.demo.image import ImageError
 from cpcctl.setup import store, venv
 from cpcctl.setup.debian import AptError
 from cpcctl.setup.kernels import Kernel, provide
+from cpcctl.ui import interrupts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -111,6 +113,16 @@ class Built:
             tiny_initrd=current / "guest/tiny.cpio",
             guest_initrd=current / "guest/guest.cpio",
         )
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """A command that is run in this process leaves its handlers behind."""
+    before = {number: signal.getsignal(number) for number in interrupts.NUMBERS}
+    yield
+    interrupts.all_is_said()
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host import suite_speed
 from cpcctl.host.qmp import Qmp
 from cpcctl.host.state import Folders, VmLock
+from cpcctl.ui import interrupts
 from cpcctl.ui.context import Context
 from cpcctl.ui.output import table
 from cpcctl.vm import command, lifecycle
@@ -40,11 +41,16 @@ def _attach(args: argparse.Namespace, ctx: Context) -> lifecycle.Vm:
 
 
 @contextlib.contextmanager
-def _locked(args: argparse.Namespace, ctx: Context, purpose: str) -> Iterator[lifecycle.Vm]:
-    """The VM, with nobody else using its hvCPUs meanwhile."""
+def _locked(
+    args: argparse.Namespace, ctx: Context, purpose: str
+) -> Iterator[tuple[lifecycle.Vm, Qmp]]:
+    """The VM and a session, with nobody else using its hvCPUs meanwhile."""
     vm = _attach(args, ctx)
     with VmLock.take(Folders.of(ctx.settings), args.name, purpose):
-        yield vm
+        with interrupts.heard():
+            qmp = vm.qmp()
+        with qmp:
+            yield vm, qmp
 
 
 def _hvcpus(count: int) -> str:
@@ -67,7 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_run(args: argparse.Namespace, ctx: Context) -> int:
     """Activate hvCPUs; all of them or none."""
-    with _locked(args, ctx, "hvcpu add") as vm, vm.qmp() as qmp:
+    with interrupts.without():
+        return _add(args, ctx)
+
+
+def _add(args: argparse.Namespace, ctx: Context) -> int:
+    with _locked(args, ctx, "hvcpu add") as (_, qmp):
         room = qmp.require_cpc()["hvcpu-max"] - len(_active(qmp))
         if args.count > room:
             raise CpcError(
@@ -97,7 +108,12 @@ def remove_arguments(parser: argparse.ArgumentParser) -> None:
 
 def remove_run(args: argparse.Namespace, ctx: Context) -> int:
     """Deactivate an hvCPU; one that is not active is fine."""
-    with _locked(args, ctx, "hvcpu remove") as vm, vm.qmp() as qmp:
+    with interrupts.without():
+        return _remove(args, ctx)
+
+
+def _remove(args: argparse.Namespace, ctx: Context) -> int:
+    with _locked(args, ctx, "hvcpu remove") as (vm, qmp):
         _check_number(args, vm)
         changed = args.id in _active(qmp)
         if changed:
@@ -157,7 +173,7 @@ def ping_arguments(parser: argparse.ArgumentParser) -> None:
 def ping_run(args: argparse.Namespace, ctx: Context) -> int:
     """Call the firmware and show its answer, how long it took, and how fast its ciphers are."""
     answers = []
-    with _locked(args, ctx, "hvcpu ping") as vm, vm.qmp() as qmp, vm.rings() as rings:
+    with _locked(args, ctx, "hvcpu ping") as (vm, qmp), vm.rings() as rings:
         if args.id is not None:
             _check_number(args, vm)
         active = _active(qmp)

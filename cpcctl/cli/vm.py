@@ -16,7 +16,7 @@ from cpcctl.host.files import open_regular
 from cpcctl.host.state import Folders
 from cpcctl.snp import checks as snp_checks
 from cpcctl.snp import definition as snp
-from cpcctl.ui import hints
+from cpcctl.ui import hints, interrupts
 from cpcctl.ui.context import Context
 from cpcctl.ui.output import number, pairs, size, table
 from cpcctl.vm import command, lifecycle, prepare, protection, same, spec
@@ -61,6 +61,11 @@ def start_run(args: argparse.Namespace, ctx: Context) -> int:
     wanted = spec.load(Path(args.file))
     if args.print_command:
         return _print_command(args, ctx, wanted)
+    with interrupts.without():
+        return _start(args, ctx, wanted)
+
+
+def _start(args: argparse.Namespace, ctx: Context, wanted: VmSpec) -> int:
     from cpcctl.migrate.recovery import moved
 
     changed = True
@@ -78,7 +83,13 @@ def start_run(args: argparse.Namespace, ctx: Context) -> int:
         found = lifecycle.status(ctx.settings, vm.name)
     except lifecycle.RunsAlready as error:
         changed, vm = False, error.vm
-        found = _as_wanted(args, ctx, wanted, error)
+        with interrupts.heard():
+            found = _as_wanted(args, ctx, wanted, error)
+    except KeyboardInterrupt as stop:
+        raise CpcError(
+            f"VM {wanted.name} was not started: {interrupts.word(stop)}",
+            exit_code=interrupts.exit_code(stop),
+        ) from stop
     ctx.out.note(protection.line(vm.spec.platform, vm.spec.accel, debug=vm.spec.snp.debug))
     try:
         found |= _migratable(ctx, vm.name)
@@ -176,6 +187,11 @@ def stop_arguments(parser: argparse.ArgumentParser) -> None:
 
 def stop_run(args: argparse.Namespace, ctx: Context) -> int:
     """Stop a VM; one that does not run is fine."""
+    with interrupts.without():
+        return _stop(args, ctx)
+
+
+def _stop(args: argparse.Namespace, ctx: Context) -> int:
     from cpcctl.migrate.recovery import orphaned
 
     way = f"cpcctl vm stop --force --unsettled {args.name}, if the guest may be lost"

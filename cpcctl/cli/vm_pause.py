@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
+from cpcctl.ui import interrupts
 from cpcctl.ui.context import Context
 from cpcctl.vm import pause
 from cpcctl.vm.pause import Change
@@ -21,10 +22,11 @@ def pause_run(args: argparse.Namespace, ctx: Context) -> int:
     from cpcctl.migrate.recovery import orphaned
 
     check = partial(orphaned.refuse_orphan, ctx.settings, args.name)
-    done = pause.pause(ctx.settings, args.name, check)
-    already = f"{args.name} is stopped already: {done.reason}"
-    text = f"paused {args.name}" if done.changed else already
-    _show(ctx, args.name, done, text)
+    with interrupts.without():
+        done = pause.pause(ctx.settings, args.name, check)
+        already = f"{args.name} is stopped already: {done.reason}"
+        text = f"paused {args.name}" if done.changed else already
+        _show(ctx, args.name, done, text)
     return 0
 
 
@@ -38,9 +40,11 @@ def resume_run(args: argparse.Namespace, ctx: Context) -> int:
     from cpcctl.migrate.recovery import orphaned
 
     check = partial(orphaned.refuse_orphan, ctx.settings, args.name)
-    done = pause.resume(ctx.settings, args.name, check)
-    text = f"resumed {args.name} ({done.reason})" if done.changed else f"{args.name} runs already"
-    _show(ctx, args.name, done, text)
+    with interrupts.without():
+        done = pause.resume(ctx.settings, args.name, check)
+        already = f"{args.name} runs already"
+        text = f"resumed {args.name} ({done.reason})" if done.changed else already
+        _show(ctx, args.name, done, text)
     return 0
 
 

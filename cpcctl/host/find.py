@@ -17,6 +17,7 @@ from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, reason
 from cpcctl.host.qmp import Qmp, QmpGone
+from cpcctl.ui import interrupts
 
 LIBRARY = Path("/usr/lib/cpc")
 # For one that a definition names.
@@ -166,20 +167,20 @@ def ask(
     argv += ["-accel", accel]
     argv += ["-no-user-config", *(("-L", str(data)) if data else ())]
     argv += ["-chardev", f"socket,id=qmp,fd={theirs.fileno()}", "-mon", "chardev=qmp,mode=control"]
+    child: subprocess.Popen[bytes] | None = None
     with tempfile.TemporaryFile() as log, ours:
         try:
-            child = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(theirs.fileno(),),
-            )
-        except OSError as error:
-            theirs.close()
-            raise _does_not_run(binary, reason(error)) from error
-        theirs.close()
-        try:
+            try:
+                with interrupts.whole(), theirs:
+                    child = subprocess.Popen(
+                        argv,
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        pass_fds=(theirs.fileno(),),
+                    )
+            except OSError as error:
+                raise _does_not_run(binary, reason(error)) from error
             with Qmp.over(ours, timeout, label=binary.name) as qmp:
                 found = question(qmp)
                 qmp.execute("quit")
@@ -189,12 +190,14 @@ def ask(
             words = log.read(4096).decode("utf-8", "replace").strip()
             raise _does_not_run(binary, words or _silent(child, error)) from error
         finally:
-            child.kill()
-            child.wait()
+            if child is not None:
+                child.kill()
+                child.wait()
 
 
-def _silent(child: subprocess.Popen[bytes], error: CpcError) -> str:
+def _silent(child: subprocess.Popen[bytes] | None, error: CpcError) -> str:
     """What to say of a program that said nothing itself."""
+    assert child is not None
     try:
         code = child.wait(1.0)
     except subprocess.TimeoutExpired:

@@ -41,6 +41,8 @@ ROOM, STEP = 0x8000, 0x100
 RUNNING = "running"
 # A running job whose controller is gone; never stored, only seen.
 INTERRUPTED = "interrupted"
+# Added to the exit code of a controller that could not write how its job ended.
+UNSAVED = 100
 ENDED = ("done", "failed", "cancelled", "refused", "lost", "unproven")
 
 

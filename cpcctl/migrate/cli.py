@@ -98,10 +98,9 @@ def read_ticket(name: str, word: str | None, file: str | None, ctx: Context) -> 
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Migrate a VM, or only check whether it could be."""
     from cpcctl.host.state import Folders, VmLock
-    from cpcctl.jobs.store import JobStore
+    from cpcctl.jobs.store import UNSAVED, JobStore
     from cpcctl.migrate import follow
     from cpcctl.migrate.recovery import orphaned
-    from cpcctl.migrate.worker import UNSAVED
     from cpcctl.ui import interrupts
     from cpcctl.vm import lifecycle, protection
 
@@ -161,11 +160,12 @@ def dry_run(ctx: Context, name: str, ticket: str, options: Options) -> int:
     finally:
         source.close()
     found = here + there
+    failed = [f"{check.name} on {check.host}" for check in found if not check.ok]
     ctx.out.result(
         [check.document() for check in found],
         listing([*map(_row, here), *(_row(check, peer=True) for check in there)], columns()),
+        code=ExitCode.REFUSED if failed else ExitCode.OK,
     )
-    failed = [f"{check.name} on {check.host}" for check in found if not check.ok]
     if failed:
         raise CpcError(
             "preflight refuses this migration",

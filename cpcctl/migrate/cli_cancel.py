@@ -5,7 +5,12 @@ from __future__ import annotations
 
 import argparse
 
+from cpcctl.errors import ExitCode
+from cpcctl.jobs.store import Record
 from cpcctl.ui.context import Context
+
+# Of a job that says so, this verb does too.
+AS_THE_JOB = (None, ExitCode.UNPROVEN, ExitCode.LOST, ExitCode.ENDED)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +24,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     0 when nothing of it runs any more and its VM is where it was; 1 when it went through
     instead; 5, 7 and 8 as the job itself.
     """
-    from cpcctl.errors import CpcError, ExitCode
+    from cpcctl.errors import CpcError
     from cpcctl.host.state import Folders
     from cpcctl.jobs.store import ENDED, INTERRUPTED, JobStore
     from cpcctl.migrate import follow
@@ -28,7 +33,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     record = JobStore(Folders.of(ctx.settings).jobs).load(args.id)
     if record.seen_state == "running":
         follow.request_cancel(record)
-        record = follow.follow(ctx, args.id)
+        record = follow.follow(ctx, args.id, code_of=_code)
     if record.seen_state == INTERRUPTED:
         if record.kind == "migrate":
             record = orphaned.recover(ctx.settings, args.id)
@@ -47,9 +52,18 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
             host=record.host,
             hint=f"cpcctl job wait {record.id}",
         )
-    if record.exit_code in (None, ExitCode.UNPROVEN, ExitCode.LOST, ExitCode.ENDED):
+    if record.exit_code in AS_THE_JOB:
         return follow.report(ctx, record)
     word = "cancelled" if record.state == "cancelled" else "over"
     words = (record.error or {}).get("message", "")
     ctx.out.result(record.public(), f"job {record.id} is {word}: {words}")
     return 0
+
+
+def _code(record: Record) -> int:
+    """The exit code when the job has ended."""
+    if record.state == "done":
+        return int(ExitCode.FAILED)
+    if record.exit_code in AS_THE_JOB:
+        return record.exit_code or int(ExitCode.UNPROVEN)
+    return int(ExitCode.OK)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host import atomic
 from cpcctl.host.files import read_end
 from cpcctl.host.state import Folders, VmLock
-from cpcctl.jobs.store import INTERRUPTED, RUNNING, Job, JobStore, Record
+from cpcctl.jobs.store import INTERRUPTED, RUNNING, UNSAVED, Job, JobStore, Record
 from cpcctl.ui import interrupts
 from cpcctl.ui.context import Context
 from cpcctl.ui.output import number, pairs, size, table
@@ -69,14 +69,22 @@ def wait_taken(settings: Settings, job_id: str, child: subprocess.Popen[bytes]) 
 
 def follow(
     ctx: Context, job_id: str, child: subprocess.Popen[bytes] | None = None, *,
-    cancels: bool = True,
+    cancels: bool = True, code_of: Callable[[Record], int] | None = None,
 ) -> Record:  # fmt: skip
     """Show a job until it has ended or its controller is gone; Ctrl-C cancels it, or, without
-    cancels, ends this alone. :raise KeyboardInterrupt: the latter."""
+    cancels, ends this alone. :raise KeyboardInterrupt: the latter.
+
+    code_of: the verb's exit code for a job that has ended, when it is not the job's own; with
+    it the process ends by a signal from then on, though nobody reads what it says
+    """
     store = JobStore(Folders.of(ctx.settings).jobs)
     progress = ctx.progress()
-    phase, code = "", ExitCode.INTERRUPTED
+    phase, stopped = "", ExitCode.INTERRUPTED
     ok = False
+
+    def code() -> int | None:
+        return _ended_with(store, job_id, child, stopped, code_of or exit_code)
+
     try:
         while True:
             try:
@@ -88,7 +96,7 @@ def follow(
                 gone = child.poll() is not None if child else record.seen_state == INTERRUPTED
                 if ended or gone:
                     # How it ended is said, whatever comes now.
-                    interrupts.ignore()
+                    interrupts.end_with(code)
                     ok = record.state == "done"
                     # It still holds the VM's lock for a moment; what comes next may want it.
                     if record.pid != os.getpid():
@@ -104,15 +112,38 @@ def follow(
             except KeyboardInterrupt as stop:
                 if not cancels:
                     raise
-                interrupts.ignore()
-                code = interrupts.exit_code(stop)
-                ctx.out.note("cancelling; waiting until it is clear where the VM is")
+                stopped = interrupts.exit_code(stop)
+                interrupts.end_with(code, heard=True)
+                # Before a word of it: who reads that may have stalled.
                 request_cancel(store.load(job_id), child)
+                ctx.out.note("cancelling; waiting until it is clear where the VM is")
     finally:
         progress.finish(ok)
     if record.exit_code == ExitCode.INTERRUPTED:
-        record.exit_code = int(code)
+        record.exit_code = int(stopped)
     return record
+
+
+def _ended_with(
+    store: JobStore, job_id: str, child: subprocess.Popen[bytes] | None, stopped: ExitCode,
+    code_of: Callable[[Record], int],
+) -> int | None:  # fmt: skip
+    """The exit code that says where the VM is; None while that is not clear."""
+    try:
+        record = store.load(job_id)
+    except CpcError:
+        return None
+    if record.state == RUNNING:
+        ended = child.poll() or 0 if child is not None else 0
+        return ended - UNSAVED if ended >= UNSAVED else None
+    if record.exit_code == ExitCode.INTERRUPTED:
+        record.exit_code = int(stopped)
+    return code_of(record)
+
+
+def exit_code(record: Record) -> int:
+    """That of a job that has ended."""
+    return record.exit_code if record.exit_code is not None else int(ExitCode.UNPROVEN)
 
 
 def _round(progress: dict[str, Any]) -> str:
@@ -152,7 +183,7 @@ def report_unsaved(ctx: Context, record: Record, code: int) -> int:
 
 def report(ctx: Context, record: Record) -> int:
     """Print an ended job's result or its error; its exit code."""
-    code = record.exit_code if record.exit_code is not None else int(ExitCode.UNPROVEN)
+    code = exit_code(record)
     if record.error is not None:
         raise as_error(record.error, code)
     text = ""
@@ -160,7 +191,7 @@ def report(ctx: Context, record: Record) -> int:
         text = f"{record.result['vm']} arrived on {record.result['host']}"
     elif record.result:
         text = describe(record.result)
-    ctx.out.result(record.result, text)
+    ctx.out.result(record.result, text, code=code)
     return code
 
 

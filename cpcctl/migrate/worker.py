@@ -15,7 +15,7 @@ import threading
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.state import Folders
-from cpcctl.jobs.store import Job, JobStore
+from cpcctl.jobs.store import UNSAVED, Job, JobStore
 from cpcctl.link import rpc
 from cpcctl.link import ticket as tickets
 from cpcctl.migrate import messages, report
@@ -28,7 +28,6 @@ from cpcctl.migrate.source import Source
 from cpcctl.ui import interrupts
 from cpcctl.vm import lifecycle
 
-UNSAVED = 100
 STATES = {
     ExitCode.REFUSED: "refused",
     ExitCode.TIMED_OUT: "cancelled",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import threading
 import time
@@ -15,9 +16,12 @@ from cpcctl.errors import ExitCode
 
 NUMBERS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 LOOK_SECONDS = 0.01
+# After a signal, for what is still to be said.
+LEAVE_SECONDS = 2.0
 _kept: dict[int, Any] = {}
 _came: list[int] = []
 _ends: list[int] = []
+_codes: list[Callable[[], int | None]] = []
 
 
 class Interrupted(KeyboardInterrupt):
@@ -33,6 +37,11 @@ def exit_code(stop: KeyboardInterrupt) -> ExitCode:
     return stop.exit_code if isinstance(stop, Interrupted) else ExitCode.INTERRUPTED
 
 
+def word(stop: KeyboardInterrupt) -> str:
+    """"interrupted" or "terminated"."""
+    return "interrupted" if exit_code(stop) is ExitCode.INTERRUPTED else "terminated"
+
+
 def hear() -> None:
     """Let SIGTERM and SIGHUP end what runs as Ctrl-C does; `nohup` stays in force."""
     signal.signal(signal.SIGTERM, _interrupted)
@@ -46,33 +55,52 @@ def ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def end_with(code: Callable[[], int | None]) -> None:
-    """All is done but for what is still to be said: a signal ends that.
+def end_with(code: Callable[[], int | None], *, heard: bool = False) -> None:
+    """All is done, or is being ended, but for what is still to be said: a signal ends that.
 
-    code: with this exit code, once there is one
+    code: with this exit code, once there is one; the last that was given counts
+    heard: one has come already
     By a thread, since who waits for a reader that has stalled may not come to run a handler.
+    Who says it has LEAVE_SECONDS more once there is a code, or until another signal.
     """
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    _ends.append(writing)
+    heard = heard or bool(_came)
+    _kept.clear()
+    _came.clear()
+    _codes[:] = [code]
+    late: list[int] = []
     for number in NUMBERS:
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, lambda number, _frame: late.append(number))
+    if not _ends:
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        _ends.append(writing)
+        threading.Thread(target=_end, args=(reading,), name="cpc-end", daemon=True).start()
+    if heard or late:
+        os.write(_ends[0], b"\0")
 
-    def wait() -> None:
-        came = os.read(reading, 1)
-        os.close(reading)
-        if not came:
+
+def _end(reading: int) -> None:
+    """End the process once it was asked for, and the code is known; not if all is said before."""
+    try:
+        if not os.read(reading, 1):
             return
-        while (ended := code()) is None:
+        while (ended := _code()) is None:
             time.sleep(LOOK_SECONDS)
+        # Another signal, or the end of what there was to say.
+        if select.select([reading], [], [], LEAVE_SECONDS)[0] and not os.read(reading, 1):
+            return
         os._exit(ended)
+    finally:
+        os.close(reading)
 
-    threading.Thread(target=wait, name="cpc-end", daemon=True).start()
+
+def _code() -> int | None:
+    return _codes[-1]() if _codes else None
 
 
 def all_is_said() -> None:
-    """Undo end_with()."""
+    """Undo end_with(); what comes from now on changes no exit code."""
     while _ends:
         signal.set_wakeup_fd(-1)
         os.close(_ends.pop())
@@ -96,6 +124,38 @@ def without() -> Iterator[None]:
     finally:
         _came.clear()
         deliver()
+
+
+@contextlib.contextmanager
+def whole() -> Iterator[None]:
+    """A part that is not to be broken off in its middle: what comes is heard at its end.
+
+    :raise KeyboardInterrupt: then, unless all of this runs without().
+    """
+    if _kept or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    defer()
+    try:
+        yield
+    finally:
+        deliver()
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[None]:
+    """Within without(): a part that takes long, and that can be undone or has done nothing yet.
+
+    :raise KeyboardInterrupt: for what has come before, or comes meanwhile.
+    """
+    if not _kept or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        deliver()
+        yield
+    finally:
+        defer()
 
 
 def deliver() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from cpcctl.errors import CpcError, reason, shown_lines
+from cpcctl.ui import interrupts
 
 
 class Output:
@@ -26,11 +27,17 @@ class Output:
         self.stdout = stdout or sys.stdout
         self.stderr = stderr or sys.stderr
 
-    def result(self, value: object, text: str) -> None:
-        """The result of the verb: `value` as JSON, or `text` (may be empty)."""
+    def result(self, value: object, text: str, *, code: int = 0) -> None:
+        """The result of the verb: `value` as JSON, or `text` (may be empty).
+
+        code: the verb's exit code, when that is clear by now
+        """
         shown = json.dumps(value, indent=2) if self.format == "json" else text
         if not shown:
             return
+        if self._acts:
+            # What was done was done, though nobody reads of it.
+            interrupts.end_with(lambda: code)
         try:
             print(shown, file=self.stdout, flush=True)
         except OSError as error:

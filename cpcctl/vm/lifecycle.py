@@ -24,7 +24,7 @@ from cpcctl.qemu import sandbox, watcher
 from cpcctl.qemu.descriptors import Descriptors
 from cpcctl.snp import checks as snp_checks
 from cpcctl.snp import definition as snp
-from cpcctl.ui import hints
+from cpcctl.ui import hints, interrupts
 from cpcctl.vm import command as commands
 from cpcctl.vm import live, protection, ready, registry
 from cpcctl.vm import spec as specs
@@ -64,6 +64,9 @@ def start(
 ) -> Vm:
     """Start a VM and add its hvCPUs. Either it runs, or nothing is left of it.
 
+    So a signal may come at any time, if the caller hears none, see interrupts.without():
+    it is heard where that can be undone, and KeyboardInterrupt means that it does not run.
+
     incoming: stopped, disks inactive, to receive a guest
     files:    when the caller has opened them already; it closes them
     lock:     when the caller holds the VM's lock already
@@ -83,7 +86,7 @@ def start(
                     settings, spec, incoming=incoming, lock=held, accel=accel, note=note,
                     files=files,
                 )  # fmt: skip
-            except CpcError:
+            except (CpcError, KeyboardInterrupt):
                 if not Folders.of(settings).vm(spec.name).state.exists():
                     held.remove()
                 raise
@@ -91,11 +94,12 @@ def start(
     existing = registry.recorded(settings, spec.name, paths)
     if existing is not None and existing.alive:
         raise RunsAlready(existing)
-    _check_memory(settings, spec)
-    ready.check(settings.host, spec)
-    spec = resolve(settings, spec, accel, note)
-    if spec.platform == snp.PLATFORM:
-        snp_checks.check(settings, spec)
+    with interrupts.heard():
+        _check_memory(settings, spec)
+        ready.check(settings.host, spec)
+        spec = resolve(settings, spec, accel, note)
+        if spec.platform == snp.PLATFORM:
+            snp_checks.check(settings, spec)
     with Descriptors() as fds, contextlib.ExitStack() as ours:
         if files is None:
             files = ours.enter_context(open_files(spec, open_regular))
@@ -113,11 +117,12 @@ def start(
             except OSError as error:
                 raise disk_error(Path(error.filename or paths.run), error) from error
             return _launch(settings, spec, paths, [*argv, *confined.argv], fds)
-        except BaseException:
-            if not registry.held(spec.name, paths):
-                remove_tree(paths.run)
-                if not known:
-                    remove_tree(paths.state)
+        except BaseException as error:
+            if registry.held(spec.name, paths):
+                raise _lives(settings, spec.name) from error
+            remove_tree(paths.run)
+            if not known:
+                remove_tree(paths.state)
             raise
 
 
@@ -175,7 +180,7 @@ def _launch(
             atomic.write_atomic(paths.process, json.dumps(record).encode())
         except OSError as error:
             raise disk_error(paths.process, error) from error
-        with _first_contact(vm) as qmp:
+        with interrupts.heard(), _first_contact(vm) as qmp:
             if commands.has_hvcpus(spec):
                 _add_hvcpus(vm, qmp)
     except BaseException:
@@ -283,13 +288,15 @@ def stop(
     if force:
         vm.kill()
     else:
-        with vm.qmp() as qmp:
+        with interrupts.heard():
+            qmp = vm.qmp()
+        with qmp:
             ended = _ask_to_shut_down(vm, qmp)
         if ended:
             vm.kill()
         elif waiting is not None:
             waiting()
-        if not vm.wait_gone(timeout):
+        if not _wait_gone(vm, timeout):
             raise CpcError(
                 f"VM {name} did not shut down within {timeout:g} s and runs on",
                 exit_code=ExitCode.TIMED_OUT,
@@ -300,6 +307,21 @@ def stop(
         raise _lives(settings, name)
     _remove_definition(paths)
     return True
+
+
+def _wait_gone(vm: Vm, timeout: float) -> bool:
+    """Whether the guest that was asked to shut down has; a signal ends the wait alone."""
+    try:
+        with interrupts.heard():
+            return vm.wait_gone(timeout)
+    except KeyboardInterrupt as stop:
+        if vm.wait_gone(0):
+            return True
+        raise CpcError(
+            f"VM {vm.name} was asked to shut down, and was not waited for; it runs still",
+            exit_code=interrupts.exit_code(stop),
+            hint=f"cpcctl vm status {vm.name}",
+        ) from stop
 
 
 def _ask_to_shut_down(vm: Vm, qmp: Qmp) -> bool:

@@ -192,7 +192,9 @@ def test_name_of_this_host_is_not_fit_for_a_ticket(
 
 
 @pytest.mark.parametrize("layer", ["environment", "file"])
-@pytest.mark.parametrize("value", ["/nonexistent", "/dev/null", "/tmp:/nonexistent", "srv", "/a\\x1b"])
+@pytest.mark.parametrize(
+    "value", ["/nonexistent", "/dev/null", "/tmp:/nonexistent", "srv", "/a\\x1b"]
+)
 def test_the_setting_is_checked_as_its_option(
     layer: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
