@@ -8,12 +8,20 @@ from typing import Any
 
 import pytest
 
+from tests.lib.fork_server import ForkServer
 from tests.twohosts.pair import Pair
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    """It starts the commands of a module."""
+    with ForkServer() as found:
+        yield found
+
+
 @pytest.fixture
-def pair(built: Any) -> Iterator[Pair]:
+def pair(built: Any, server: ForkServer) -> Iterator[Pair]:
     """Two fresh hosts on loopback."""
-    hosts = Pair(built)
+    hosts = Pair(built, server)
     yield hosts
     hosts.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import accel, confined
+from tests.lib.fork_server import Command, ForkServer
 from tests.patience import patient
 
 TOP = Path(__file__).resolve().parents[2]
@@ -39,11 +41,73 @@ def _hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-class Host:
-    """One state folder."""
+class Forked:
+    """A command of the fork server, with as much of a Popen as is needed of one."""
 
-    def __init__(self, name: str, folder: Path, built: Any) -> None:
+    def __init__(self, command: Command) -> None:
+        self._command = command
+        self.args, self.pid = command.argv, command.pid
+        self._said = command.out.open()
+
+    @property
+    def stdout(self) -> Forked:
+        """Its output, to be read by lines."""
+        return self
+
+    def readline(self) -> str:
+        """The next line; what there is of it when the command has ended."""
+        line = ""
+        while not line.endswith("\n"):
+            ended = self.poll() is not None
+            line += (more := self._said.readline())
+            if ended and not more:
+                break
+            time.sleep(0 if more else 0.005)
+        return line
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        try:
+            return self._command.wait(0.001)
+        except TimeoutError:
+            return None
+
+    @property
+    def returncode(self) -> int | None:
+        """The same, as far as it has been waited for."""
+        return self._command.code
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for its end: the rest of its output, and its errors."""
+        try:
+            self._command.wait(timeout or SECONDS)
+        except TimeoutError:
+            raise subprocess.TimeoutExpired(self.args, timeout or SECONDS) from None
+        with self._said:
+            return self._said.read(), self._command.err.read_text()
+
+    def send_signal(self, number: int) -> None:
+        """Unless it has ended."""
+        self._command.kill(signal.Signals(number))
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+Running = subprocess.Popen[str] | Forked
+
+
+class Host:
+    """One state folder. server: starts its commands; None: each is a Python of its own."""
+
+    def __init__(self, name: str, folder: Path, built: Any, server: ForkServer | None) -> None:
         self.name = name
+        self._server, self._count = server, 0
         self.folder = folder
         self.state = folder / "s"
         self.inside: list[str] = []  # words before every command here
@@ -61,8 +125,14 @@ class Host:
             "PYTHONPATH": str(TOP),
         }
 
-    def start(self, *argv: str, stop_at: str = "") -> subprocess.Popen[str]:
+    def start(self, *argv: str, stop_at: str = "") -> Running:
         """Begin a command here. stop_at: see tests/lib/hold."""
+        if self._server and not self.inside and not stop_at:
+            self._count += 1
+            out, err = (self.folder / f"{self._count}.{kind}" for kind in ("out", "err"))
+            self.folder.mkdir(exist_ok=True)
+            out.touch()
+            return Forked(self._server.start(list(argv), self.env, out, err))
         more = {"CPC_TEST_STOP_AT": stop_at, "PYTHONPATH": f"{HOLD}:{TOP}"} if stop_at else {}
         return subprocess.Popen(
             [*self.inside, sys.executable, "-m", "cpcctl", *argv],
@@ -115,7 +185,7 @@ def moves_bytes(jobs: list[dict[str, Any]]) -> bool:
 
 
 def finish(
-    process: subprocess.Popen[str], expect: int | None, seconds: float = SECONDS
+    process: Running, expect: int | None, seconds: float = SECONDS
 ) -> subprocess.CompletedProcess[str]:
     """Wait for a command and check its exit code."""
     try:
@@ -124,6 +194,7 @@ def finish(
         process.kill()
         out, err = process.communicate()
         raise AssertionError(f"{process.args!r} hangs\n{out}\n{err}") from None
+    assert process.returncode is not None
     done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
     if expect is not None:
         assert done.returncode == expect, f"exit {done.returncode}\n{out}\n{err}"
@@ -133,11 +204,11 @@ def finish(
 class Pair:
     """Two hosts, a and b, and what the tests do with them."""
 
-    def __init__(self, built: Any) -> None:
+    def __init__(self, built: Any, server: ForkServer | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="cpc-"))
         self.built = built
-        self.a = Host("host-a", self.folder / "a", built)
-        self.b = Host("host-b", self.folder / "b", built)
+        self.a = Host("host-a", self.folder / "a", built, server)
+        self.b = Host("host-b", self.folder / "b", built, server)
         self.accel: dict[str, str] = {}  # what definitions say, by name
 
     def vm(self, name: str = "t", **more: Any) -> str:
@@ -158,7 +229,7 @@ class Pair:
         confined.check(self.a.qemu_pid(name))
         return name
 
-    def receive(self, *more: str, stop_at: str = "") -> tuple[subprocess.Popen[str], str]:
+    def receive(self, *more: str, stop_at: str = "") -> tuple[Running, str]:
         """Start `receive` on b: the process and its ticket."""
         process = self.b.start(
             "receive", "--listen", "127.0.0.1:0", "--grace", PEER_SECONDS,
@@ -171,7 +242,7 @@ class Pair:
 
     def migrate(
         self, name: str, ticket: str, *more: str, stop_at: str = ""
-    ) -> subprocess.Popen[str]:
+    ) -> Running:
         """Start `migrate` on a."""
         file = self.folder / "ticket"
         file.write_text(ticket)
@@ -225,7 +296,7 @@ class Pair:
         for host in (self.a, self.b):
             for kind in ("migrate", "receive"):
                 for job in host.jobs(kind):
-                    if "cpcctl" in _command(int(job["pid"])):
+                    if re.search("cpcctl|fork_server", _command(int(job["pid"]))):
                         _kill(int(job["pid"]))
         shutil.rmtree(self.folder, ignore_errors=True)
 
