@@ -20,6 +20,7 @@ class Relay:
         self._ends: dict[socket.socket, socket.socket] = {}
         self._near: set[socket.socket] = set()
         self.hung_up = threading.Event()  # the side that connects has closed a connection
+        self.left = threading.Event()  # the other one has
         self._cut = self._silent = False
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._server.getsockname()[1]
@@ -91,8 +92,7 @@ class Relay:
             if data:
                 self._ends[source].sendall(data)
                 return
-        if source in self._near:
-            self.hung_up.set()
+        (self.hung_up if source in self._near else self.left).set()
         self._drop([source, self._ends[source]])
 
     def _drop(self, ends: list[socket.socket]) -> None:

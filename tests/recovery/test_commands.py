@@ -112,7 +112,7 @@ def test_signal_cancels(
     (migrate if command == "migrate" else receive).kill(number)
     if command == "receive":
         # Or, on a busy machine, it hears that when the source has committed.
-        assert scene.cable.hung_up.wait(patient(20.0))
+        assert scene.cable.left.wait(patient(20.0))
     scene.stage.release(held.name)
     codes = finish(migrate), finish(receive)
     assert codes[0] == (128 + number if command == "migrate" else 1), told(migrate)
