@@ -246,7 +246,10 @@ class JobStore:
         record.pid, record.pid_started = me.pid, me.started
         record.state = RUNNING
         job = Job(self, record, time.monotonic())
-        job.save()
+        try:
+            job.save()
+        except CpcError as error:
+            raise _not_taken_over(record, error) from error
         return job
 
     def load(self, job_id: str) -> Record:
@@ -344,6 +347,20 @@ class NoStore(JobStore):
 
     def drop_reserve(self, job_id: str) -> None:
         """There is none."""
+
+
+def _not_taken_over(record: Record, error: CpcError) -> CpcError:
+    """error: why its file cannot be written. Nothing was asked and nothing done."""
+    if not record.vm:
+        return error  # it has not come to any VM
+    return CpcError(
+        f"job {record.id} was not taken over; where VM {record.vm} is was not looked at",
+        exit_code=ExitCode.UNPROVEN,
+        host=record.host,
+        cause=f"{error.message}: {error.cause}",
+        hint=f"{error.hint}\ncpcctl job resume {record.id}, when that can be written\n"
+        f"cpcctl vm status {record.vm}",
+    )
 
 
 TEXTS = ("id", "kind", "vm", "host", "state", "created", "updated", "phase")

@@ -161,6 +161,52 @@ def test_after_the_commit_only_the_destination_can_say(
     assert Folders.of(settings).vm("t").definition.exists()
 
 
+@pytest.mark.parametrize("verb", ["resume", "cancel"])
+@pytest.mark.parametrize(
+    ("kind", "data"), [("migrate", {}), ("receive", {"launched": "t", "secret": "AAAA"})]
+)
+def test_a_job_whose_file_cannot_be_written_says_nothing_of_the_guest(
+    settings: Settings, qemu: Any, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], verb: str, kind: str, data: dict[str, Any],
+) -> None:  # fmt: skip
+    child = qemu(LIVES)
+    record = migration(settings, "copy") if kind == "migrate" else interrupted(
+        settings, kind, "receive", **data
+    )
+
+    def read_only(path: Path, *_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(jobs, "write_atomic", read_only)
+    assert entry.main(["job", verb, record.id]) == 5
+    said = capsys.readouterr().err
+    if not (kind, verb) == ("receive", "cancel"):  # that one looks first, and does not come so far
+        assert "where VM t is was not looked at" in said
+        assert "cannot write" in said and "Read-only file system" in said
+        assert f"  try: findmnt -T {settings.state_dir}/jobs\n" in said
+        assert f"  try: cpcctl job resume {record.id}, when that can be written\n" in said
+    assert child.shell.poll() is None and Folders.of(settings).vm("t").definition.exists()
+
+
+def test_a_file_that_cannot_be_written_from_then_on_hides_nothing(
+    settings: Settings, qemu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job was taken over, and settled: its end is said though its file does not have it."""
+    qemu(KILLED)
+    real, calls = jobs.write_atomic, []
+
+    def once(path: Path, *more: Any, **named: Any) -> None:
+        calls.append(path)
+        if len(calls) > 1:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        real(path, *more, **named)
+
+    job = migration(settings, "copy")
+    monkeypatch.setattr(jobs, "write_atomic", once)
+    record = orphaned.recover(settings, job.id)
+    assert (record.state, record.exit_code) == ("lost", 7)
+
+
 # ---- the destination ------------------------------------------------------------
 
 

@@ -79,7 +79,7 @@ def recover(settings: Settings, job_id: str) -> Record:
     """Undo a migration that has not committed, finish one that has.
 
     Returns the job as it ended. :raise CpcError: (75) somebody is at it,
-    (2) it is not a job that can be resumed.
+    (2) it is not a job that can be resumed, (5) its file cannot be written.
     """
     store = JobStore(Folders.of(settings).jobs)
     record = store.load(job_id)
@@ -103,7 +103,8 @@ def recover(settings: Settings, job_id: str) -> Record:
             worker.close_job(settings, source, _settle(source, cause))
         finally:
             source.close()
-    return store.load(job_id)
+    # Not what its file says: that may not be writable any more.
+    return job.record
 
 
 def adopt(settings: Settings, job: Job) -> Source:
