@@ -257,6 +257,8 @@ def status_run(args: argparse.Namespace, ctx: Context) -> int:
             f"job {job.id} of this VM stopped in phase {job.phase} and is not settled\n"
             f"  try: cpcctl job resume {job.id}"
         )
+    elif found["state"] == "frozen":
+        _note_frozen(ctx, args.name)
     damaged = orphaned.unreadable(ctx.settings, args.name)
     if damaged is not None:
         ctx.out.note(f"{damaged.message}: whether this VM has moved is not known")
@@ -268,6 +270,24 @@ def status_run(args: argparse.Namespace, ctx: Context) -> int:
     if trouble is not None:
         raise trouble
     return 0
+
+
+def _note_frozen(ctx: Context, name: str) -> None:
+    """What may be done with a guest that no unsettled job is of."""
+    from cpcctl.migrate.recovery import orphaned, outcome
+
+    job = orphaned.remains(ctx.settings, name)
+    if job is not None:
+        words = (job.error or {}).get("message", "")
+        ctx.out.note(
+            f"job {job.id} of this VM has ended: {words}\n"
+            f"  try: {outcome.stop_frozen(name)}: {outcome.NEVER_RUNS}"
+        )
+        return
+    ctx.out.note(
+        "no job of this host has to be settled: a migration is at work, or the record of one is "
+        f"lost\n  try: cpcctl job list --vm {name}"
+    )
 
 
 def _migratable(ctx: Context, name: str) -> dict[str, Any]:

@@ -154,7 +154,7 @@ _STATES = {
     ),
     "frozen": (
         "the guest is frozen by an earlier migration",
-        "cpcctl job list --vm {vm}, then cpcctl job resume JOB",
+        "cpcctl vm status {vm} names the job, and what to do",
     ),
     "suspended": ("the guest went to sleep (ACPI S3)", "cpcctl vm resume {vm} wakes it"),
     "internal-error": (

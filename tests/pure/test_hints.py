@@ -139,7 +139,7 @@ def test_every_row_for_qemu_is_reached() -> None:
         ("inmigrate", "still arriving", "wait for the migration"),
         ("postmigrate", "QEMU itself has migrated", "on the other host"),
         ("finish-migrate", "QEMU itself migrates", "wait until"),
-        ("frozen", "frozen by an earlier migration", "cpcctl job resume"),
+        ("frozen", "frozen by an earlier migration", "cpcctl vm status web"),
         ("suspended", "went to sleep", "cpcctl vm resume web wakes it"),
         ("internal-error", "an error of its own or of KVM", "QEMU's log"),
         ("debug", "debugger", "in the debugger"),

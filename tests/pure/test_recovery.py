@@ -20,7 +20,7 @@ import pytest
 from cpcctl import __main__ as entry
 from cpcctl.config.load import load
 from cpcctl.config.settings import Settings
-from cpcctl.errors import CpcError, ExitCode
+from cpcctl.errors import RESTORE, CpcError, ExitCode
 from cpcctl.host import life
 from cpcctl.host.folders import make_folder
 from cpcctl.host.process import ProcessId
@@ -180,7 +180,7 @@ def test_a_job_whose_file_cannot_be_written_says_nothing_of_the_guest(
     monkeypatch.setattr(jobs, "write_atomic", read_only)
     assert entry.main(["job", verb, record.id]) == 5
     said = capsys.readouterr().err
-    if not (kind, verb) == ("receive", "cancel"):  # that one looks first, and does not come so far
+    if (kind, verb) != ("receive", "cancel"):  # that one looks first, and does not come so far
         assert "where VM t is was not looked at" in said
         assert "cannot write" in said and "Read-only file system" in said
         assert f"  try: findmnt -T {settings.state_dir}/jobs\n" in said
@@ -261,8 +261,47 @@ def test_lost_by_whose_word() -> None:
     found = outcome.lost(CpcError("it failed"), "t", by_word_of="host-b")
     assert found.place is Place.LOST and found.error is not None
     assert found.error.message == "it failed; VM t is lost by the word of host-b"
+    assert str(found.error.hint).startswith("cpcctl vm status t, on host-b: whether that is so\n")
     found = outcome.lost(CpcError("it failed"), "t")
     assert found.error is not None and found.error.message == "it failed; VM t is lost"
+    assert found.error.hint == RESTORE
+
+
+def test_what_is_left_of_a_guest_that_is_lost() -> None:
+    """Named where it stands, and only where it does."""
+    found = outcome.lost(CpcError("it failed"), "t", by_word_of="host-b", frozen_on="host-a")
+    assert found.error is not None
+    assert str(found.error.hint).splitlines()[1:] == [
+        RESTORE, "cpcctl vm stop --force t, on host-a: what is left of it can never run"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ends", "names"),
+    [
+        ([("migrate", 7)], True),
+        ([("migrate", 8)], True),
+        ([("migrate", 5)], False),
+        ([("migrate", 1)], False),
+        ([("migrate", 0)], False),
+        ([("receive", 7)], False),
+        ([("migrate", None)], False),
+        ([("migrate", 7), ("migrate", None)], False),
+        ([("migrate", 7), ("receive", 0)], False),
+        ([], False),
+    ],
+)
+def test_what_stands_frozen_is_of_no_use_by_its_newest_job_only(
+    settings: Settings, ends: list[tuple[str, int | None]], names: bool
+) -> None:
+    for kind, code in ends:
+        if code is None:
+            interrupted(settings, kind, "commit")
+            continue
+        job = JobStore(Folders.of(settings).jobs).create(kind, "t", "host-a")
+        error = CpcError("x", exit_code=ExitCode(code)) if code else None
+        job.finish("failed" if code else "done", error=error)
+    assert (orphaned.remains(settings, "t") is not None) is names
 
 
 def test_an_outcome_has_an_error_unless_the_guest_moved() -> None:

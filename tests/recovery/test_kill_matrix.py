@@ -15,7 +15,7 @@ import pytest
 
 from tests.lib.fork_server import ForkServer
 from tests.patience import patient
-from tests.recovery.hosts import Scene, finish
+from tests.recovery.hosts import VM, Scene, finish
 from tests.recovery.kills import POINTS, VICTIMS, Outcome, Point, play
 
 # Most of a case is waiting.
@@ -117,6 +117,8 @@ def test_killed(
         assert [line for line in got.journal if " runs " in line][-1].startswith(wanted.host)
     if migrate == 7:
         assert "lost" in got.errors["migrate"] and "restore it" in got.errors["migrate"]
+        # What is left of the source is named, and only where there is something left.
+        assert (f"vm stop --force {VM}" in got.errors["migrate"]) is (got.states[0] == "frozen")
     if migrate == 1:
         assert "VM t runs on host-a" in got.errors["migrate"]
     assert got.again == ((0, 0) if wanted.again else None), words

@@ -45,6 +45,16 @@ def orphan(settings: Settings, name: str) -> Record | None:
     return None
 
 
+def remains(settings: Settings, name: str) -> Record | None:
+    """The job after which what stands frozen here is of no use: its guest is proven lost, or
+    ended by itself on the destination."""
+    jobs = JobStore(Folders.of(settings).jobs).list(name)
+    newest = jobs[-1] if jobs else None
+    if newest is None or newest.kind != "migrate" or newest.seen_state == INTERRUPTED:
+        return None
+    return newest if newest.exit_code in (ExitCode.LOST, ExitCode.ENDED) else None
+
+
 def unreadable(settings: Settings, name: str) -> Damaged | None:
     """A damaged job file that may say that the VM moved, or that a job of it is not settled.
 

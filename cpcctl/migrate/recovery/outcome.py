@@ -20,6 +20,10 @@ WHEN = {
 }
 
 
+# Of a source that has committed, once no destination can sign that it aborted.
+NEVER_RUNS = "what is left of it can never run"
+
+
 class Place(Enum):
     """Where the guest is."""
 
@@ -52,13 +56,29 @@ def stays(cause: CpcError, name: str, host: str, code: ExitCode = ExitCode.FAILE
     return Outcome(Place.SOURCE, cause)
 
 
-def lost(cause: CpcError, name: str, *, by_word_of: str | None = None) -> Outcome:
-    """Nothing can bring it back. by_word_of: the host that alone says so."""
+def lost(
+    cause: CpcError, name: str, *, by_word_of: str | None = None, frozen_on: str | None = None
+) -> Outcome:
+    """Nothing can bring it back.
+
+    by_word_of: the host that alone says so
+    frozen_on: this host, where QEMU still has what was given away
+    """
     cause.exit_code = ExitCode.LOST
     word = "" if by_word_of is None else f" by the word of {by_word_of}"
     cause.message += f"; VM {name} is lost{word}"
-    cause.hint = RESTORE
+    ways = [RESTORE]
+    if by_word_of is not None:
+        ways.insert(0, f"cpcctl vm status {name}, on {by_word_of}: whether that is so")
+    if frozen_on is not None:
+        ways.append(f"{stop_frozen(name)}, on {frozen_on}: {NEVER_RUNS}")
+    cause.hint = "\n".join(ways)
     return Outcome(Place.LOST, cause)
+
+
+def stop_frozen(name: str) -> str:
+    """The command that ends a QEMU which holds no more than what was given away."""
+    return f"cpcctl vm stop --force {name}"
 
 
 def stopped(words: str, phase: Phase, name: str, host: str, definition: str) -> Outcome:
@@ -86,7 +106,7 @@ def ended_there(cause: CpcError, name: str, there: str, here: str) -> Outcome:
             host=there,
             cause=cause.cause,
             hint=f"cpcctl vm status {name}, on {there}\n"
-            f"cpcctl vm stop --force {name}, on {here}: what is left of it can never run",
+            f"{stop_frozen(name)}, on {here}: {NEVER_RUNS}",
         ),
     )
 

@@ -77,7 +77,8 @@ def take(
         # So that the other side says the same, at once: it would wait for us until its grace ends.
         tell_abort(source, cause.message, lost=True)
         by_word = None if fact is DestinationFact.UNREACHABLE else source.host
-        return outcome.lost(cause, source.name, by_word_of=by_word)
+        frozen_on = None if source.gone else source.here
+        return outcome.lost(cause, source.name, by_word_of=by_word, frozen_on=frozen_on)
     return outcome.unproven(cause, source.name, source.job.id, None)
 
 
