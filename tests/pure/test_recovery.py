@@ -22,6 +22,7 @@ from cpcctl.config.load import load
 from cpcctl.config.settings import Settings
 from cpcctl.errors import RESTORE, CpcError, ExitCode
 from cpcctl.host import life
+from cpcctl.host.atomic import write_atomic
 from cpcctl.host.folders import make_folder
 from cpcctl.host.process import ProcessId
 from cpcctl.host.state import Folders, VmLock
@@ -177,7 +178,7 @@ def test_a_job_whose_file_cannot_be_written_says_nothing_of_the_guest(
     def read_only(path: Path, *_: Any, **__: Any) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-    monkeypatch.setattr(jobs, "write_atomic", read_only)
+    monkeypatch.setattr("cpcctl.jobs.store.write_atomic", read_only)
     assert entry.main(["job", verb, record.id]) == 5
     said = capsys.readouterr().err
     if (kind, verb) != ("receive", "cancel"):  # that one looks first, and does not come so far
@@ -193,16 +194,16 @@ def test_a_file_that_cannot_be_written_from_then_on_hides_nothing(
 ) -> None:
     """The job was taken over, and settled: its end is said though its file does not have it."""
     qemu(KILLED)
-    real, calls = jobs.write_atomic, []
+    calls: list[Path] = []
 
     def once(path: Path, *more: Any, **named: Any) -> None:
         calls.append(path)
         if len(calls) > 1:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-        real(path, *more, **named)
+        write_atomic(path, *more, **named)
 
     job = migration(settings, "copy")
-    monkeypatch.setattr(jobs, "write_atomic", once)
+    monkeypatch.setattr("cpcctl.jobs.store.write_atomic", once)
     record = orphaned.recover(settings, job.id)
     assert (record.state, record.exit_code) == ("lost", 7)
 
