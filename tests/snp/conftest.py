@@ -26,7 +26,7 @@ Boot = Callable[..., Guest]
 Define = Callable[..., Path]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def parts(built: Any) -> Parts:
     """Debian's 6.1 or later kernel, the small initrd, OVMF. CPCCTL_QEMU: another QEMU."""
     ovmf = store.current("ovmf") / "OVMF.fd"
@@ -72,10 +72,12 @@ def start(parts: Parts, launch: Launch) -> Start:
     return begin
 
 
-@pytest.fixture
-def asking_kernel(kernels: dict[str, Kernel], tmp_path: Path) -> Kernel:
+@pytest.fixture(scope="module")
+def asking_kernel(
+    kernels: dict[str, Kernel], tmp_path_factory: pytest.TempPathFactory
+) -> Kernel:
     """One that can ask for a report, with the program that does."""
-    found, initrd = kernels[asking.KERNEL], tmp_path / "initrd"
+    found, initrd = kernels[asking.KERNEL], tmp_path_factory.mktemp("k") / "initrd"
     # The kernel unpacks archives one after the other.
     initrd.write_bytes(found.initrd.read_bytes() + asking.program().read_bytes())
     return replace(found, initrd=initrd)

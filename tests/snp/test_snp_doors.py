@@ -3,13 +3,14 @@
 
 Such guests as anybody starts them, without hvCPUs: what QEMU shuts for a guest with hvCPUs,
 confidential or not, is in tests/onevm/test_doors.py. Each door is tried on a plain guest as
-well, where it has to be open.
+well, where it has to be open. One guest of each kind serves all tests that leave it running.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,10 @@ import pytest
 
 from cpcctl.host.qmp import QmpError
 from tests.doors import hmp
-from tests.snp.boot import MEMORY_MIB, OBJECTS, Guest, Parts, command, refusal
+from tests.snp.boot import BOOT_SECONDS, MEMORY_MIB, OBJECTS, Guest, Parts, command, refusal
 from tests.snp.device import Device, counters
 
 Launch = Callable[[list[str]], Guest]
-Open = Callable[..., Guest]
 PLATFORMS = list(OBJECTS)
 FILL, FILLED_MIB, SECONDS = b"Z", 192, 120.0
 PAGE, STEP = 4096, 1 << 20
@@ -30,25 +30,57 @@ SHUT = r"registers are encrypted|Not for the host"
 STATE = r"cannot be saved|[Mm]igration is not implemented|not supported"
 
 
-@pytest.fixture
-def opened(parts: Parts, launch: Launch) -> Open:
-    """opened(platform, *more): a guest that has booted to its shell."""
-
-    def begin(platform: str, *more: str) -> Guest:
-        guest = launch(command(parts, OBJECTS[platform], extra=more))
-        guest.ready()
-        return guest
-
-    return begin
-
-
 def fill(guest: Guest) -> None:
     """A good part of the guest's memory becomes one byte, over and over."""
     guest.run(
-        f"tr '\\0' {FILL.decode()} < /dev/zero | "
-        f"dd of=/data/held bs=64k count={FILLED_MIB * 16} iflag=fullblock",
+        f"tr '\\0' {FILL.decode()} < /dev/zero | dd of=/data/piece bs=64k count=256 "
+        f"iflag=fullblock; for i in $(seq {FILLED_MIB // 16}); do cat /data/piece; done "
+        "> /data/held; rm /data/piece; md5sum /data/held > /data/sum",
         SECONDS,
     )
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A guest that has booted and filled its memory. folder: of its door for devices."""
+
+    platform: str
+    guest: Guest
+    folder: Path
+
+    @property
+    def plain(self) -> bool:
+        """All doors have to be open."""
+        return self.platform == "plain"
+
+
+@pytest.fixture(scope="module")
+def kept(
+    request: pytest.FixtureRequest, parts: Parts, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Opened]:
+    """The one of a kind."""
+    folder = tmp_path_factory.mktemp("d")
+    extra = Device.arguments(folder)
+    guest = Guest(command(parts, OBJECTS[request.param], extra=extra), folder)
+    try:
+        guest.ready()
+        fill(guest)
+        yield Opened(request.param, guest, folder)
+    finally:
+        guest.end()
+
+
+@pytest.fixture
+def opened(kept: Opened) -> Iterator[Opened]:
+    """The same, which runs when a test begins."""
+    assert kept.guest.qmp().execute("query-status")["running"] is True
+    yield kept
+    kept.guest.qmp().execute("cont")
+
+
+def of(*platforms: str) -> pytest.MarkDecorator:
+    """The kinds of guests that a test is for."""
+    return pytest.mark.parametrize("kept", platforms, indirect=True)
 
 
 def filled(device: Device) -> list[int]:
@@ -65,19 +97,17 @@ def bsd_sum(data: bytes) -> int:
     return total
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
-def test_every_way_to_memory_leads_to_the_same_bytes(
-    opened: Open, tmp_path: Path, platform: str
-) -> None:
+@of(*PLATFORMS)
+def test_every_way_to_memory_leads_to_the_same_bytes(opened: Opened, tmp_path: Path) -> None:
     """A plain guest's own ones, and else noise: byte by byte as in one piece, as a device, by
     the loads of one byte that devices use (`sum`), by `xp` and by pmemsave."""
-    guest = opened(platform, *Device.arguments(tmp_path))
-    fill(guest)
+    guest = opened.guest
     guest.qmp().execute("stop")
-    device, file = Device(tmp_path), tmp_path / "page"
+    device, file = Device(opened.folder), tmp_path / "page"
+    met = 0 if opened.plain else counters(guest)[0]
     try:
         found = filled(device)
-        if platform == "plain":
+        if opened.plain:
             assert len(found) > FILLED_MIB // 2
         else:
             assert not found
@@ -85,18 +115,18 @@ def test_every_way_to_memory_leads_to_the_same_bytes(
             found = [16 << 20] + [at << 20 for at in range(32, MEMORY_MIB - 64, 32)]
         for at in found[:16]:
             data = device.read(at, PAGE)
-            if platform != "plain" and not any(data):
+            if not opened.plain and not any(data):
                 continue  # a shared page that nobody has used
             alike = data.count(FILL)
-            assert alike == PAGE if platform == "plain" else alike < PAGE // 20
+            assert alike == PAGE if opened.plain else alike < PAGE // 20
             assert b"".join(device.read(at + i, 1) for i in range(PIECE)) == data[:PIECE]
             shown = re.findall(r"0x([0-9a-f]{2})\b", hmp(guest.qmp(), f"xp /{PIECE}xb {at:#x}"))
             assert bytes.fromhex("".join(shown)) == data[:PIECE]
             assert int(hmp(guest.qmp(), f"sum {at:#x} {PIECE}")) == bsd_sum(data[:PIECE])
             guest.qmp().execute("pmemsave", val=at, size=PAGE, filename=str(file))
             assert file.read_bytes() == data
-        if platform != "plain":
-            assert counters(guest)[0] > 16 * PIECE
+        if not opened.plain:
+            assert counters(guest)[0] > met + 16 * PIECE
     finally:
         device.close()
 
@@ -131,18 +161,15 @@ def receive_into(device: Device, page: int) -> None:
     port(PORT_COMMAND, 0)  # lets go of the page: what was held back is written now
 
 
-@pytest.mark.parametrize("platform", ["plain", "sev-snp"])
-def test_a_device_that_maps_memory_does_not_change_it(
-    opened: Open, tmp_path: Path, platform: str
-) -> None:
-    guest = opened(platform, *Device.arguments(tmp_path))
-    fill(guest)
-    guest.run("md5sum /data/held > /data/sum", SECONDS)
+@of("plain", "sev-snp")
+def test_a_device_that_maps_memory_does_not_change_it(opened: Opened) -> None:
+    guest = opened.guest
+    assert "/data/held: OK" in guest.run("md5sum -c /data/sum", SECONDS)
     guest.qmp().execute("stop")
-    device = Device(tmp_path)
+    device = Device(opened.folder)
     try:
-        if platform == "plain":
-            pages = filled(device)[:1]
+        if opened.plain:
+            pages = filled(device)  # some were let go by the guest since
         else:
             pages = []
             for at in range(64 << 20, MEMORY_MIB << 20, STEP):
@@ -152,18 +179,18 @@ def test_a_device_that_maps_memory_does_not_change_it(
                     pages.append(at)
         assert pages
         was, denied = [device.read(page, PAGE) for page in pages], 0
-        if platform != "plain":
+        if not opened.plain:
             denied = counters(guest)[1]
         for page in pages:
             receive_into(device, page)
-        assert ([device.read(page, PAGE) for page in pages] == was) is (platform != "plain")
-        if platform != "plain":
+        assert ([device.read(page, PAGE) for page in pages] == was) is not opened.plain
+        if not opened.plain:
             assert counters(guest)[1] >= denied + len(pages)
     finally:
         device.close()
     guest.qmp().execute("cont")
     good = "/data/held: OK" in guest.run("md5sum -c /data/sum", SECONDS)
-    assert good is (platform != "plain")
+    assert good is not opened.plain
 
 
 REGISTERS = [
@@ -172,30 +199,31 @@ REGISTERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("platform", ["plain", "sev-es", "sev-snp"])
-def test_registers_are_not_for_the_host(opened: Open, tmp_path: Path, platform: str) -> None:
-    guest, file = opened(platform), tmp_path / "leak"
+@of("plain", "sev-es", "sev-snp")
+def test_registers_are_not_for_the_host(opened: Opened, tmp_path: Path) -> None:
+    guest, file = opened.guest, tmp_path / "leak"
     guest.qmp().execute("stop")
     shut = [
         line
         for line in REGISTERS
         if re.search(SHUT, hmp(guest.qmp(), line.replace("FILE", f"{tmp_path}/log")))
     ]
-    assert shut == ([] if platform == "plain" else REGISTERS)
-    assert ("unknown register" in hmp(guest.qmp(), "print $eip")) is (platform != "plain")
+    assert shut == ([] if opened.plain else REGISTERS)
+    assert ("unknown register" in hmp(guest.qmp(), "print $eip")) is not opened.plain
     # Nothing is mapped there: that is what a plain guest's answer says.
     with pytest.raises(QmpError) as told:
         guest.qmp().execute("memsave", val=0, size=64, filename=str(file))
-    assert bool(re.search(SHUT, str(told.value.cause))) is (platform != "plain")
-    assert file.exists() is (tmp_path / "log").exists() is (platform == "plain")
+    assert bool(re.search(SHUT, str(told.value.cause))) is not opened.plain
+    assert file.exists() is (tmp_path / "log").exists() is opened.plain
+    # For the tests to come.
+    hmp(guest.qmp(), "log none")
+    hmp(guest.qmp(), "gdbserver none")
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
-def test_neither_dumped_nor_saved_nor_loaded(
-    opened: Open, tmp_path: Path, platform: str
-) -> None:
+@of(*PLATFORMS)
+def test_neither_dumped_nor_saved_nor_loaded(opened: Opened, tmp_path: Path) -> None:
     """Which page is private is nowhere in such a state; loading one would meet them all."""
-    guest = opened(platform)
+    guest = opened.guest
     told: dict[str, str] = {}
     doors: dict[str, dict[str, Any]] = {
         "dump-guest-memory": {"paging": False, "protocol": f"file:{tmp_path}/dump"},
@@ -213,9 +241,9 @@ def test_neither_dumped_nor_saved_nor_loaded(
     told["loadvm"] = hmp(guest.qmp(), "loadvm x")
     why = rf"memory is private|{STATE}"
     shut = [name for name, words in told.items() if re.search(why, words)]
-    assert shut == ([] if platform == "plain" else list(told)), told
+    assert shut == ([] if opened.plain else list(told)), told
     left = {path.name for path in tmp_path.iterdir()}
-    if platform == "plain":
+    if opened.plain:
         assert {"dump", "devices"} <= left
     else:
         assert not left & {"dump", "devices", "migrated"}
@@ -236,7 +264,8 @@ def test_no_debugger_and_no_log_from_the_start(
     assert re.search(SHUT, refusal([*argv, "-gdb", "tcp:127.0.0.1:0"]))
     log = tmp_path / "log"
     guest = launch([*argv, "-d", "in_asm,cpu,int", "-D", str(log)])
-    guest.ready()
+    # From the first instruction on there would be something to log.
+    guest.wait_for("Linux version", BOOT_SECONDS)
     assert "no log of this guest's code and registers" in guest.words()
     text = log.read_text(errors="replace") if log.exists() else ""
     assert not re.search(r"^IN:|[ER]IP=|[ER]AX=", text, re.M)
