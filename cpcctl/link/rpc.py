@@ -156,6 +156,7 @@ def serve(
     handler: Handler,
     peer_timeout: float,
     lost: Callable[[], None] = lambda: None,
+    look: Callable[[], None] = lambda: None,
 ) -> None:
     """The destination's end: answer requests until the connection ends.
 
@@ -163,6 +164,7 @@ def serve(
     is answered as one (exit code 70). It runs in a thread of its own.
     lost: called when the connection is over, before a request that is still
     being worked on is waited for
+    look: called about once a second; what it raises ends the connection and comes out of here
     :raise LinkLost: always, when the connection is over, with the reason.
     """
     channel = Channel(link, peer_timeout)
@@ -170,7 +172,7 @@ def serve(
     work: Work | None = None
     try:
         while True:
-            frame = channel.receive()
+            frame = channel.receive(look)
             if work is not None and not work.done():
                 raise LinkLost("a request before the last one was answered")
             number, method, params = _envelope(frame)

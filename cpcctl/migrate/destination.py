@@ -78,6 +78,7 @@ class Destination:
         # Until PREPARE has been called nothing can have been committed.
         self.prepared = False
         self._looks = 0
+        self.at: type[Request[Any]] | None = None  # which request it is working on
         self.finished = threading.Event()
         self.error: CpcError | None = None
         self.failure: CpcError | None = None  # of the last request; the source was told
@@ -107,7 +108,7 @@ class Destination:
     def handle(self, request: Request[Any]) -> Message:
         """Answer one request. :raise CpcError: what it was refused for."""
         order.check(request.name, self.stage)
-        ok = False
+        ok, self.at = False, type(request)
         try:
             answer = self._handlers[type(request)](request)
             ok = True
@@ -123,6 +124,7 @@ class Destination:
             self.failure = error
             raise
         finally:
+            self.at = None
             self.stage = order.after(request.name, self.stage, ok=ok)
 
     def source_lost(self) -> None:

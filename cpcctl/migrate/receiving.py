@@ -25,11 +25,12 @@ from cpcctl.link.listener import Listener
 from cpcctl.link.ticket import SECRET_BYTES, Ticket, check_host
 from cpcctl.migrate.destination import Destination
 from cpcctl.migrate.events import Events
-from cpcctl.migrate.messages import REQUESTS
+from cpcctl.migrate.messages import REQUESTS, Preflight, Prepare
 from cpcctl.migrate.network import Network
 from cpcctl.migrate.order import Stage
 from cpcctl.migrate.recovery import outcome, stale
 from cpcctl.migrate.side import Side
+from cpcctl.migrate.standstill import Standstill
 from cpcctl.ui import interrupts
 from cpcctl.ui.context import Context
 from cpcctl.ui.output import unwritable
@@ -37,6 +38,8 @@ from cpcctl.vm import live, registry
 
 WILDCARDS = ("0.0.0.0", "::")
 LOOK_SECONDS = patient(0.25)
+# What a source can only wait for; how often it may ask for that is limited.
+LONG_WORK = (Preflight, Prepare)
 # In a job's data: its guest runs here, and the source has not said that it knows.
 ARRIVED = "arrived"
 STATES = {
@@ -256,16 +259,24 @@ def _settle(destination: Destination, reason: CpcError) -> None:
 
 def _serve(destination: Destination, wishes: Wishes, wait: float | None) -> None:
     """Serve one source after the other until the guest is settled."""
+    still = Standstill()
+
+    def look() -> None:
+        moved = 0 if destination.streams is None else destination.streams.bytes_moved
+        still.look(destination.stage, moved, works=destination.at in LONG_WORK)
+
     while not destination.finished.is_set():
         try:
             link, peer = _next_source(destination, wait)
         except TimeoutError:
             raise _lonely(destination, wishes) from None
         destination.job.record.data["peer"] = peer
+        still.connected()
         try:
             rpc.serve(
-                link, REQUESTS, destination.handle, wishes.peer_timeout, destination.source_lost
-            )
+                link, REQUESTS, destination.handle, wishes.peer_timeout, destination.source_lost,
+                look,
+            )  # fmt: skip
         except rpc.LinkLost:
             pass  # whatever it was, the source may come back with its ticket
         finally:

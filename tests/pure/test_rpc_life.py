@@ -143,11 +143,12 @@ def test_an_interrupt_does_not_wait_for_the_request(
 
     receive = Channel.receive
 
-    def interrupted(self: Channel) -> channels.Frame:
+    def interrupted(self: Channel, _look: object) -> channels.Frame:
         if begun.is_set():
             raise KeyboardInterrupt
         found = receive(self)
-        monkeypatch.setattr(Channel, "receive", lambda _: begun.wait(5) and interrupted(self))
+        again = lambda *_: begun.wait(5) and interrupted(self, None)  # noqa: E731
+        monkeypatch.setattr(Channel, "receive", again)
         return found
 
     monkeypatch.setattr(Channel, "receive", interrupted)
