@@ -22,6 +22,8 @@ from tests.patience import patient
 TOP = Path(__file__).resolve().parents[2]
 HOLD = TOP / "tests/lib/hold"
 SECONDS = patient(90.0)
+# For a definition: its guest does nothing at all, which costs nothing.
+IDLE: dict[str, Any] = dict.fromkeys(("kernel", "initrd", "append"))
 # How long a side waits for the other one; tests wait for that to pass.
 PEER_SECONDS = f"{patient(3.0):g}"
 
@@ -212,7 +214,8 @@ class Pair:
         self.accel: dict[str, str] = {}  # what definitions say, by name
 
     def vm(self, name: str = "t", **more: Any) -> str:
-        """Start a small guest on a and return its name. more: what its definition says."""
+        """Start a small guest on a and return its name. more: what its definition says, None:
+        nothing of that."""
         document = {
             "name": name,
             "memory": "128M",
@@ -222,7 +225,7 @@ class Pair:
             **more,
         }
         path = self.folder / f"{name}.yaml"
-        path.write_text(json.dumps(document))
+        path.write_text(json.dumps({k: v for k, v in document.items() if v is not None}))
         self.a.run("vm", "start", str(path))
         self.accel[name] = str(more.get("accel", "auto"))
         accel.check(self.a.qemu_pid(name), self.accel[name])

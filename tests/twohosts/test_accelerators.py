@@ -10,12 +10,12 @@ import pytest
 
 from tests import accel
 from tests.onevm import images
-from tests.twohosts.pair import Pair, finish
+from tests.twohosts.pair import IDLE, Pair, finish
 
 
 # Not marked kvm: TCG in the nested guest is an emulator in an emulator.
 def test_a_guest_with_tcg_goes_on_with_tcg_where_kvm_is_preferred(pair: Pair) -> None:
-    name = pair.vm(accel="tcg")
+    name = pair.vm(accel="tcg", **IDLE)
     pair.b.env["CPCCTL_ACCEL"] = "kvm"
     receive, ticket = pair.receive()
     finish(pair.migrate(name, ticket), 0)
@@ -30,7 +30,7 @@ def test_a_guest_with_kvm_is_refused_where_kvm_fails(pair: Pair) -> None:
     """b's QEMU is ours, but cannot have KVM: as on a host where it does not work."""
     if accel.chosen() != "kvm":
         pytest.skip("needs KVM to start from; make test-kvm runs it")
-    name = pair.vm(accel="kvm")
+    name = pair.vm(accel="kvm", **IDLE)
     qemu = Path(pair.folder / "qemu")
     words = "qemu-system-x86_64: Could not access KVM kernel module"
     qemu.write_text(

@@ -17,7 +17,7 @@ import pytest
 from cpcctl.demo.console import Console
 from tests import qcow2
 from tests.patience import patient
-from tests.twohosts.pair import Host, Pair, finish, until, wait_stopped
+from tests.twohosts.pair import IDLE, Host, Pair, finish, until, wait_stopped
 
 
 def test_unknown_vm_and_bad_arguments(pair: Pair) -> None:
@@ -45,7 +45,7 @@ def test_nobody_comes(pair: Pair) -> None:
 
 
 def test_unreachable_and_wrong_ticket(pair: Pair) -> None:
-    name = pair.vm()
+    name = pair.vm(**IDLE)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -65,7 +65,7 @@ def test_unreachable_and_wrong_ticket(pair: Pair) -> None:
 
 def test_a_ticket_of_this_host(pair: Pair) -> None:
     """Nothing is suggested that would end the VM that was to be moved."""
-    name = pair.vm()
+    name = pair.vm(**IDLE)
     receive = pair.a.start("receive", "--listen", "127.0.0.1:0")
     assert receive.stdout is not None
     ticket = receive.stdout.readline().strip()
@@ -79,19 +79,19 @@ def test_a_ticket_of_this_host(pair: Pair) -> None:
 
 
 def test_ticket_is_used_up(pair: Pair) -> None:
-    name = pair.vm()
+    name = pair.vm(**IDLE)
     receive, ticket = pair.receive()
     finish(pair.migrate(name, ticket), 0)
     finish(receive, 0)
-    other = pair.vm("u")
+    other = pair.vm("u", **IDLE)
     finish(pair.migrate(other, ticket), 4)
     pair.check_one_side(other, "a")
 
 
 def test_name_taken(pair: Pair) -> None:
-    name = pair.vm()
+    name = pair.vm(**IDLE)
     pair.a, pair.b = pair.b, pair.a
-    pair.vm(name)
+    pair.vm(name, **IDLE)
     receive, ticket = pair.receive()
     done = finish(pair.migrate(name, ticket), 3)
     assert "name: a VM t is on" in done.stderr
@@ -109,7 +109,7 @@ def raw(path: Path, size: int = 1 << 20) -> dict[str, Any]:
 def test_disk_not_shared(pair: Pair, tmp_path: Path) -> None:
     """Under the disk's name is an equal file on b, with everything as on a but the lock."""
     disk = tmp_path / "disk.raw"
-    name = pair.vm(disks=[raw(disk)])
+    name = pair.vm(disks=[raw(disk)], **IDLE)
     shutil.copy2(disk, tmp_path / "copy")
     pair.b.inside = [
         "unshare", "--mount", "sh", "-c", f'mount --bind {tmp_path}/copy {disk} && exec "$@"', "sh",
@@ -230,7 +230,7 @@ def test_disks_come_back_after_an_abort(
 
 def test_network_devices_there(pair: Pair) -> None:
     """A name of --nic that is no card of the VM, and a tap that is not there."""
-    name = pair.vm()  # has no card on a tap
+    name = pair.vm(**IDLE)  # has no card on a tap
     receive, ticket = pair.receive("--nic", "net7=lo")
     done = finish(pair.migrate(name, ticket), 3)
     assert (
@@ -243,7 +243,7 @@ def test_network_devices_there(pair: Pair) -> None:
 
 
 def test_no_hvcpu(pair: Pair) -> None:
-    name = pair.vm(hvcpus=0)
+    name = pair.vm(hvcpus=0, **IDLE)
     receive, ticket = pair.receive()
     done = finish(pair.migrate(name, ticket), 3)
     assert "no hvCPU" in done.stderr
@@ -254,7 +254,7 @@ def test_no_hvcpu(pair: Pair) -> None:
 
 
 def test_ring_file_missing(pair: Pair) -> None:
-    name = pair.vm()
+    name = pair.vm(**IDLE)
     (pair.a.folder / "r" / "vms" / name / "ring").unlink()
     receive, ticket = pair.receive()
     done = finish(pair.migrate(name, ticket), 4)
@@ -264,7 +264,7 @@ def test_ring_file_missing(pair: Pair) -> None:
 
 
 def test_dead_qemu(pair: Pair) -> None:
-    name = pair.vm()
+    name = pair.vm(**IDLE)
     os.kill(pair.a.qemu_pid(name), signal.SIGKILL)
     ticket = "cpc1:127.0.0.1:1:" + "A" * 43 + ":" + "A" * 43
     done = finish(pair.migrate(name, ticket), 4)
@@ -279,7 +279,7 @@ def test_too_little_memory_there(pair: Pair) -> None:
     available = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) >> 10
     if available < size + 1024:
         size = (available - 1024) // 2 * 2
-    name = pair.vm(memory=f"{size}M")
+    name = pair.vm(memory=f"{size}M", **IDLE)
     hog = bytearray(2 << 30)  # what the destination would need is taken now
     hog[:: 4096] = b"\1" * len(hog[:: 4096])
     receive, ticket = pair.receive()
