@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tests.one_host import Cli
 from tests.patience import patient
 from tests.snp.asking import LOAD, ask
 from tests.snp.boot import OBJECTS, Guest, Parts, command
-from tests.snp.conftest import Define, Launch
+from tests.snp.conftest import Define
 from tests.snp.test_snp_boot import predicted_digest
 from tests.snp.test_vm_snp import wait_for_words
 
@@ -35,14 +36,19 @@ ROOT = bytes.fromhex("8e6a15ed9841e9768d7205c560153d6097856dd92911f7cdc601f3988a
 Chain = tuple[x509.Certificate, x509.Certificate, x509.Certificate]
 
 
-@pytest.fixture
-def guest(parts: Parts, launch: Launch, asking_kernel: Kernel) -> Guest:
-    """A guest with 2 vCPUs and that kernel."""
+@pytest.fixture(scope="module")
+def guest(
+    parts: Parts, asking_kernel: Kernel, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Guest]:
+    """A guest with 2 vCPUs and that kernel, for all who ask it."""
     mine = replace(parts, vmlinuz=asking_kernel.vmlinuz, initrd=asking_kernel.initrd)
-    made = launch(command(mine, OBJECTS["sev-snp"]))
-    made.ready()
-    made.run(LOAD)
-    return made
+    made = Guest(command(mine, OBJECTS["sev-snp"]), tmp_path_factory.mktemp("g"))
+    try:
+        made.ready()
+        made.run(LOAD)
+        yield made
+    finally:
+        made.end()
 
 
 def chain(query: dict[str, Any]) -> Chain:
