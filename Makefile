@@ -54,7 +54,7 @@ test: setup
 
 .PHONY: test-tcg test-kvm-beside
 test-tcg:
-	@$(PYTHON) -m pytest tests -n auto --maxprocesses 4 --dist loadfile
+	@$(PYTHON) -m pytest tests -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # What it says comes in one piece at its end.
 test-kvm-beside: LOG = $(CACHE)/log/test-kvm.log

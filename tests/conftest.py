@@ -37,6 +37,8 @@ RUN_MARK = f"CPC_TEST_RUN={RUN}"
 os.environ["CPC_TEST_RUN"] = RUN
 
 LEAK_SECONDS = patient(10.0)
+# Side by side these begin first: what takes longest must not be what is left in the end.
+FIRST = ("twohosts", "snp", "nested", "setup", "onevm")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,11 +75,15 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"accelerator: {accel.chosen()}; time limits: times {PATIENCE:g}"
 
 
+def folder_of(item: pytest.Item) -> str:
+    """The folder of tests that it is in."""
+    return item.path.relative_to(Path(__file__).parent).parts[0]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Folders give markers; long tests need --long."""
-    here = Path(__file__).parent
     for item in items:
-        folder = item.path.relative_to(here).parts[0]
+        folder = folder_of(item)
         if folder in ("onevm", "twohosts", "snp"):
             item.add_marker(pytest.mark.vm)
         if folder == "twohosts":
@@ -88,6 +94,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.slow)
             if not config.getoption("--long"):
                 item.add_marker(pytest.mark.skip(reason="only with --long (make test-long)"))
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: [*FIRST, folder_of(item)].index(folder_of(item)))
 
 
 @dataclass(frozen=True)
