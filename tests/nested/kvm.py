@@ -28,7 +28,7 @@ FOLDERS = ["tests/onevm", "tests/twohosts"]
 TEST_SECONDS = 600
 # Of everything that the guest runs. With its boot, the tests take 20 minutes at most.
 SECONDS = {"test": 1200 - machine.BOOT_SECONDS, "bench": 5400}
-RACE_SECONDS = 10
+RACE_SECONDS = 5
 # Of the time that QEMU's own plaintext migration takes, with KVM of the machine's own.
 WANTED = 1.2
 # pytest's -m and -k, also behind flags that take no value, with or without a value of their own.

@@ -119,19 +119,14 @@ def test_a_life(define: Any, cli: Any, place: Settings) -> None:
 
 
 @pytest.mark.kvm
-def test_the_chosen_accelerator_runs_it(define: Any, place: Settings) -> None:
-    """QEMU says so; the kernel has said so to the fixture."""
-    vm = lifecycle.start(place, spec.load(define()))
-    with vm.qmp() as qmp:
-        assert qmp.require_cpc()["accelerator"] == accel.chosen()
+def test_the_chosen_accelerator_runs_guest_and_hvcpus(define: Any, place: Settings) -> None:
+    """QEMU says so; the kernel has said so to the fixture. The guest sees no hvCPU; these
+    answer while it is stopped."""
+    vm = lifecycle.start(place, spec.load(define(append="console=ttyS0 quiet")))
     machines = accel.kvm_files(vm.process.pid).count("kvm-vm")
     assert machines == (2 if accel.chosen() == "kvm" else 0), "one for each view of memory"
-
-
-@pytest.mark.kvm
-def test_the_guest_boots_and_sees_no_hvcpu(define: Any, place: Settings) -> None:
-    vm = lifecycle.start(place, spec.load(define(append="console=ttyS0 quiet")))
     with vm.qmp() as qmp:
+        assert qmp.require_cpc()["accelerator"] == accel.chosen()
         assert len(qmp.execute("query-cpus-fast")) == 2
         with Console(vm.paths.console) as shell:
             shell.wait_ready(vm.paths.console_log, patient(120))
@@ -139,6 +134,11 @@ def test_the_guest_boots_and_sees_no_hvcpu(define: Any, place: Settings) -> None
             seen = shell.run("ls -d /sys/devices/system/cpu/cpu[0-9]*")
             assert re.findall(r"cpu/(cpu\d+)", seen) == ["cpu0", "cpu1"]
         assert qmp.execute("query-status")["running"]
+        qmp.execute("stop")
+        with vm.rings() as rings:
+            vm.hvcpu(qmp, rings, 0).ping()
+        assert qmp.execute("query-status")["status"] == "paused"
+        qmp.execute("cont")
 
 
 def test_parked_hvcpus_use_no_cpu(define: Any, place: Settings) -> None:
@@ -162,16 +162,6 @@ def test_hvcpus_answer_a_thousand_calls(define: Any, place: Settings) -> None:
         for _ in range(1000):
             last = hvcpu.ping().calls
         assert last == first + 1000
-
-
-@pytest.mark.kvm
-def test_hvcpus_answer_while_the_guest_is_stopped(define: Any, place: Settings) -> None:
-    vm = lifecycle.start(place, spec.load(define()))
-    with vm.qmp() as qmp, vm.rings() as rings:
-        qmp.execute("stop")
-        vm.hvcpu(qmp, rings, 0).ping()
-        assert qmp.execute("query-status")["status"] == "paused"
-        qmp.execute("cont")
 
 
 def test_bad_calls_have_their_own_status_and_harm_nothing(define: Any, place: Settings) -> None:
@@ -381,7 +371,7 @@ def test_a_dead_hvcpu_is_reported_and_the_guest_goes_on(
     define: Any, cli: Any, place: Settings, broken_firmware: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CPCCTL_FIRMWARE", str(broken_firmware))
-    path = define(hvcpus=0)
+    path = define(hvcpus=0, kernel=None, initrd=None, append=None)
     assert cli("vm", "start", str(path))[0] == 0
     vm = lifecycle.attach(place, "a")
     with vm.qmp(job=True) as qmp:

@@ -6,11 +6,7 @@ from __future__ import annotations
 import os
 import signal
 
-import pytest
-
 from tests.twohosts.pair import Pair, finish, until, wait_stopped
-
-pytestmark = pytest.mark.kvm
 
 
 def test_source_controller_killed_in_mid_copy(pair: Pair) -> None:
