@@ -100,7 +100,12 @@ def _code() -> int | None:
 
 
 def all_is_said() -> None:
-    """Undo end_with(); what comes from now on changes no exit code."""
+    """Undo end_with(); what comes from now on changes no exit code.
+
+    Ignored, for Python takes handlers of its own away while it ends.
+    """
+    if _ends:
+        ignore()
     while _ends:
         signal.set_wakeup_fd(-1)
         os.close(_ends.pop())

@@ -40,7 +40,13 @@ def wrapped(*args, **more):
     finally:
         if when == "after":
             os.kill(os.getpid(), int(number))
-setattr(holder, attribute, wrapped)
+if name == "sys:exit":
+    class Last:
+        def __del__(self, kill=os.kill, pid=os.getpid(), number=int(number)):
+            kill(pid, number)
+    sys.last_words = Last()  # deleted with its module, when handlers are gone
+else:
+    setattr(holder, attribute, wrapped)
 sys.exit(entry.main(sys.argv[4:]))
 """
 
@@ -81,6 +87,8 @@ def definition(scene: Scene) -> str:
         ("before cpcctl.vm.lifecycle:status", True),
         ("after cpcctl.vm.protection:line", True),
         ("before cpcctl.ui.output:Output.result", True),
+        ("after cpcctl.ui.interrupts:all_is_said", True),
+        ("after sys:exit", True),  # Python has begun to end
     ],
 )
 def test_vm_start(scene: Scene, at: str, runs: bool) -> None:
