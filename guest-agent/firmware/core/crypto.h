@@ -15,9 +15,9 @@
 /*
  * One authenticated cipher. The nonce is 16 bytes with a counter in the first
  * eight; a suite with a shorter nonce uses the first bytes of it.
- * single_load: seal reads each input byte once and never reads its output, so
- * it may work from guest memory into shared memory; any other suite must be
- * given trusted buffers on both sides.
+ * single_load: seal and open read each input byte once, and seal never reads its
+ * output, so seal may work from guest memory into shared memory and open from
+ * shared memory; any other suite must be given trusted buffers on both sides.
  */
 struct cpc_suite {
     uint32_t id;                 /* CPC_SUITE_* */

@@ -4,8 +4,9 @@
  * called directly: the library's own dispatch wants an operating system to ask
  * about the CPU, and falls back to software AES, which is not constant time.
  *
- * Both load every plaintext byte once, into registers, and never read what
- * they wrote: they may seal from guest memory straight into the ring.
+ * Both load every input byte once, into registers, and never read what they
+ * wrote: they may seal from guest memory straight into the ring, and open from
+ * the ring.
  */
 #include "crypto_internal.h"
 

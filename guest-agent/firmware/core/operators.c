@@ -94,11 +94,15 @@ static uint32_t open_body(struct call *call, struct channel *channel,
     uint8_t *buffer = call->hvcpu->buffer;
     uint64_t size = record_size(record->length);
     const uint8_t *in = ring_at(ring) + sizeof(*record);
+    const uint8_t *from = in;
     uint8_t padding[CPC_RECORD_ALIGN];
     uint8_t nonce[16];
     size_t pad = size - sizeof(*record) - record->length;
 
-    copy_shared(buffer, in, record->length);
+    if (!channel->suite->single_load) {
+        copy_shared(buffer, in, record->length);
+        from = buffer;
+    }
     copy_shared(padding, in + record->length, pad);
     for (size_t i = 0; i < pad; i++) {   /* < CPC_RECORD_ALIGN */
         if (padding[i] != 0) {
@@ -106,7 +110,7 @@ static uint32_t open_body(struct call *call, struct channel *channel,
         }
     }
     record_nonce(nonce, channel->sequence, channel->epoch);
-    if (channel->suite->open(buffer, buffer, record->length, record->tag,
+    if (channel->suite->open(buffer, from, record->length, record->tag,
                              (const uint8_t *)record, CPC_RECORD_AAD, nonce,
                              channel->key) != 0) {
         return CPC_S_WIRE_TAG;

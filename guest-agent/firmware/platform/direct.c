@@ -51,11 +51,7 @@ uint32_t direct_insert(const struct cpc_region *region, uint64_t first, uint32_t
             return PLATFORM_AT(CPC_PCALL_ERASE, status);
         }
     }
-    if (memory_indirect(region)) {
-        return direct_copy_in(region->id, first, pages, from);
-    }
-    arch_copy_pages(memory_page(region, first), from, pages);
-    return CPC_P_OK;
+    return direct_copy_in(region->id, first, pages, from);
 }
 
 void direct_vmsa_wipe(bool received)
