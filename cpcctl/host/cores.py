@@ -27,16 +27,29 @@ def count() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def idle() -> float:
-    """How many of them did nothing during a tenth of a second. Takes that long."""
-    mine = os.sched_getaffinity(0)
-    try:
-        before = parse(STAT.read_text(), mine)
-        time.sleep(SAMPLE_SECONDS)
-        after = parse(STAT.read_text(), mine)
-    except (OSError, ValueError):
-        return float(len(mine))
-    return between(before, after)
+class Look:
+    """A look at the cores, from its making until somebody asks for the outcome."""
+
+    def __init__(self) -> None:
+        self._mine = os.sched_getaffinity(0)
+        self._before = self._read()
+        self._began, self._own = time.monotonic(), time.process_time()
+
+    def idle(self) -> float:
+        """How many of them did nothing meanwhile but for this process, which does not go on
+        like that. Returns a tenth of a second after the beginning, if that is not over yet."""
+        time.sleep(max(0.0, self._began + SAMPLE_SECONDS - time.monotonic()))
+        after, passed = self._read(), time.monotonic() - self._began
+        if self._before is None or after is None:
+            return float(len(self._mine))
+        own = (time.process_time() - self._own) / passed
+        return min(float(len(self._mine)), between(self._before, after) + own)
+
+    def _read(self) -> tuple[int, int, int] | None:
+        try:
+            return parse(STAT.read_text(), self._mine)
+        except (OSError, ValueError):
+            return None
 
 
 def parse(text: str, cores: set[int]) -> tuple[int, int, int]:

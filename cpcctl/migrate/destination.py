@@ -71,6 +71,7 @@ class Destination:
         self.listener = listener
         self.network = network
         self._digests = sharing.Digests()
+        self._cores = cores.Look()
         self.side: Side | None = None
         self.lock: VmLock | None = None
         self.streams: Streams | None = None
@@ -143,6 +144,7 @@ class Destination:
                 hint="use the same version of cpcctl on both hosts",
             )
         self.job.record.data["source"] = request.host
+        self._cores = cores.Look()
         return messages.Helloed(self.settings.host, messages.PROTOCOL)
 
     def _preflight(self, request: messages.Preflight) -> messages.Checks:
@@ -199,7 +201,7 @@ class Destination:
     def _launch(self, spec: VmSpec, files: Files) -> messages.Launched:
         self.job.record.vm = spec.name
         # Before QEMU and its hvCPUs make this machine look busy.
-        idle = cores.idle() if spec.hvcpus > 1 else float(cores.count())
+        idle = self._cores.idle() if spec.hvcpus > 1 else float(cores.count())
         lock = VmLock.take(Folders.of(self.settings), spec.name, f"receive {self.job.id}")
         secret = secrets.token_bytes(SECRET_BYTES)
         before = dict(self.job.record.data)

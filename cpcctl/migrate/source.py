@@ -291,7 +291,7 @@ class Source:
     def _idle_cores(self) -> float:
         """Looked for only where there is a number of streams to choose."""
         choice = len(self.side.hvcpus) > 1 and not self.options.parallel
-        return cores.idle() if choice else float(cores.count())
+        return cores.Look().idle() if choice else float(cores.count())
 
     def measure_clock(self) -> None:
         """How far the destination's clock is ahead, from the shortest of three asks."""
