@@ -131,6 +131,9 @@ def firmware_version(path: Path) -> str:
     )
 
 
+_probed: dict[tuple[object, ...], Qemu] = {}
+
+
 @dataclass(frozen=True)
 class Qemu:
     """What a QEMU binary says about itself.
@@ -146,8 +149,18 @@ class Qemu:
 
 
 def probe(binary: Path, data: Path | None, timeout: float = ASK_SECONDS) -> Qemu:
-    """What a binary says about itself. Raises CpcError (4) when it does not start."""
-    return ask(binary, data, _ask, timeout)
+    """What a binary says about itself, once for each file that has been there under its name.
+
+    Raises CpcError (4) when it does not start.
+    """
+    try:
+        seen = binary.stat()
+    except OSError:
+        return ask(binary, data, _ask, timeout)  # which says what is wrong with it
+    key = (binary, data, seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns)
+    if key not in _probed:
+        _probed[key] = ask(binary, data, _ask, timeout)
+    return _probed[key]
 
 
 def ask(

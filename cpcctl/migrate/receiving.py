@@ -16,6 +16,7 @@ from typing import Any
 from cpcctl.config.patience import patient
 from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode, quoted, reason
+from cpcctl.host import find
 from cpcctl.host.folders import make_folder
 from cpcctl.host.identity import host_id
 from cpcctl.host.state import Folders, VmLock, disk_error
@@ -104,7 +105,18 @@ def receive(ctx: Context, wishes: Wishes, events: Events) -> int:
         job.finish("failed", error=failure)
         raise failure from error
     destination = Destination(_allowing(ctx, wishes), job, listener, wishes.network)
+    _get_ready(ctx.settings)
     return _followed(ctx, events, destination, wishes, wishes.wait)
+
+
+def _get_ready(settings: Settings) -> None:
+    """Do what takes a while before a source comes, and would wait for it. What fails now, fails
+    again then, and is said to the source as well."""
+    import yaml  # noqa: F401  (for the definition)
+
+    with contextlib.suppress(CpcError):
+        binary = find.qemu_binary(settings)
+        find.probe(binary, find.qemu_data(settings, binary))
 
 
 def _address(wishes: Wishes) -> str:
