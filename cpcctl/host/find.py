@@ -140,12 +140,17 @@ class Qemu:
 
     version:  like "10.0.13"
     machines: alias and name to the versioned name, e.g. q35 to pc-q35-10.0
-    missing:  QMP commands of ours that it does not have
+    commands: of QMP
     """
 
     version: str
     machines: dict[str, str]
-    missing: tuple[str, ...]
+    commands: frozenset[str]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """QMP commands of ours that it does not have."""
+        return tuple(sorted(COMMANDS - self.commands))
 
 
 def probe(binary: Path, data: Path | None, timeout: float = ASK_SECONDS) -> Qemu:
@@ -230,7 +235,7 @@ def _does_not_run(binary: Path, cause: str) -> CpcError:
 
 def _ask(qmp: Qmp) -> Qemu:
     version = qmp.execute("query-version")["qemu"]
-    commands = {entry["name"] for entry in qmp.execute("query-commands")}
+    commands = frozenset(entry["name"] for entry in qmp.execute("query-commands"))
     machines: dict[str, str] = {}
     for entry in qmp.execute("query-machines"):
         machines[entry["name"]] = entry["name"]
@@ -239,5 +244,5 @@ def _ask(qmp: Qmp) -> Qemu:
     return Qemu(
         f"{version['major']}.{version['minor']}.{version['micro']}",
         machines,
-        tuple(sorted(COMMANDS - commands)),
+        commands,
     )

@@ -23,6 +23,7 @@ TOP = Path(__file__).resolve().parents[2]
 # Signals itself just before or just after a function of cpcctl, at its first call.
 STUB = """
 import importlib, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background ignores it
 from cpcctl import __main__ as entry
 when, name, number = sys.argv[1:4]
 place, _, attribute = name.partition(":")
