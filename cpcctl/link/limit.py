@@ -11,8 +11,9 @@ class Bucket:
 
     def __init__(self, rate: float | None, now: float) -> None:
         self._rate = rate
-        # A tenth of a second of burst keeps the average right and sends long.
-        self._burst = rate / 10 if rate else 0.0
+        # A tenth of a second of burst keeps the average right and sends long; what is less
+        # than a byte would never be one.
+        self._burst = max(rate / 10, 1.0) if rate else 0.0
         self._tokens = self._burst
         self._then = now
         self._lock = threading.Lock()

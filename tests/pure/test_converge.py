@@ -84,6 +84,13 @@ def test_bucket_keeps_the_rate() -> None:
     assert sent == pytest.approx(rate * 10, rel=0.02)
 
 
+def test_bucket_of_less_than_ten_bytes_a_second() -> None:
+    bucket = Bucket(1.0, 0.0)
+    assert bucket.take(65536, 0.0)[0] == 1
+    assert bucket.take(65536, 0.5)[0] == 0
+    assert bucket.take(65536, 1.0)[0] == 1
+
+
 def test_bucket_takes_back() -> None:
     bucket = Bucket(1_000_000.0, 0.0)
     granted, _ = bucket.take(100_000, 0.0)
