@@ -104,3 +104,25 @@ def test_what_stands_frozen_is_of_no_use_by_its_newest_job_only(
         error = CpcError("x", exit_code=ExitCode(code)) if code else None
         job.finish("failed" if code else "done", error=error)
     assert (orphaned.remains(settings, "t") is not None) is names
+
+
+def lost_here(settings: Settings) -> None:
+    job = JobStore(Folders.of(settings).jobs).create("migrate", "t", "host-a")
+    job.finish("lost", error=CpcError("x", exit_code=ExitCode.LOST))
+
+
+def test_what_stands_frozen_may_be_a_guest_that_arrives(settings: Settings) -> None:
+    """By a receive that has waited since before the VM of that name was lost here."""
+    arriving = JobStore(Folders.of(settings).jobs).create("receive", "t", "host-a")
+    lost_here(settings)
+    assert orphaned.remains(settings, "t") is None
+    arriving.finish("failed", error=CpcError("x"))
+    assert orphaned.remains(settings, "t") is None
+
+
+def test_what_stands_frozen_may_be_of_a_job_that_cannot_be_read(settings: Settings) -> None:
+    lost_here(settings)
+    assert orphaned.remains(settings, "t") is not None
+    record = migration(settings, "commit")
+    (Folders.of(settings).jobs / f"{record.id}.json").write_text("{")
+    assert orphaned.remains(settings, "t") is None

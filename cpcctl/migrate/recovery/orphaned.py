@@ -49,8 +49,12 @@ def remains(settings: Settings, name: str) -> Record | None:
     """The job after which what stands frozen here is of no use: its guest is proven lost, or
     ended by itself on the destination."""
     jobs = JobStore(Folders.of(settings).jobs).list(name)
-    newest = jobs[-1] if jobs else None
-    if newest is None or newest.kind != "migrate" or newest.seen_state == INTERRUPTED:
+    # What stands frozen may be of one that is at work or cannot be read, and be needed.
+    if any(job.seen_state == RUNNING for job in jobs) or unreadable(settings, name) is not None:
+        return None
+    # Not the one with the newest id: a receive may have waited for long before its guest came.
+    newest = max(jobs, key=lambda job: (job.finished or job.updated, job.id), default=None)
+    if newest is None or newest.kind != "migrate":
         return None
     return newest if newest.exit_code in (ExitCode.LOST, ExitCode.ENDED) else None
 
