@@ -104,6 +104,8 @@ class Job:
         self._goes_on = False
         # Why its file says less than it should.
         self.unsaved: CpcError | None = None
+        # finish() has done all it does.
+        self.ended = False
 
     @property
     def id(self) -> str:
@@ -174,6 +176,7 @@ class Job:
             self.record.exit_code = int(ExitCode.OK)
         self.save()
         self._store.drop_reserve(self.record.id)
+        self.ended = True
 
     def _close_phase(self, now: float) -> None:
         if self.record.phases and self.record.phases[-1]["seconds"] is None:

@@ -257,7 +257,7 @@ def _end(
                 _serve(destination, wishes, wishes.grace)
         destination.listener.close()
         destination.close()
-    interrupts.end_with(lambda: job.record.exit_code)
+    interrupts.end_with(lambda: job.record.exit_code if job.ended else None)
     return _report(ctx, job, destination)
 
 
@@ -351,16 +351,19 @@ def _report(ctx: Context, job: Job, destination: Destination) -> int:
     if destination.stage is Stage.RUNNING and (ended is None or ARRIVED in job.record.data):
         result: dict[str, Any] = {"vm": name, "host": ctx.settings.host, "state": "running"}
         verb = "arrived" if ARRIVED in job.record.data else "runs"
-        if destination.finished.is_set():
+        known = destination.finished.is_set()
+        if known:
             stale.forget_secrets(ctx.settings, job.record)
         else:
             job.record.data[ARRIVED] = True
+        # Before a word of it: who reads that may have stalled.
+        job.finish("done", result=result)
+        if not known:
             # It went away with its question open, and nobody else can answer that.
             ctx.out.note(
                 f"the source does not know yet that VM {name} runs here\n"
                 f"  try: cpcctl job resume {job.id}, when the source asks again"
             )
-        job.finish("done", result=result)
         _note_unsaved(ctx, job)
         try:
             ctx.out.result(result, f"{name} {verb} on {ctx.settings.host}")

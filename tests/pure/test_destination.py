@@ -230,3 +230,45 @@ def test_a_receive_that_ends_while_its_qemu_does_not_answer(
     error, record = end(settings, arriving), arriving.job.record
     assert (error.exit_code, record.state) == (code, "unproven" if prepared else "cancelled")
     assert prepared == (f"cpcctl job resume {record.id}" in str(error.hint))
+
+
+def test_a_signal_ends_it_only_when_its_job_says_how(
+    settings: Settings, arriving: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one at once, wherever it is then."""
+    arriving.listener = cast(Any, SimpleNamespace(close=lambda: None))
+    codes: list[Any] = []
+    seen: list[Any] = []
+    save = JobStore.save
+
+    def noted(self: JobStore, record: Any, **more: Any) -> None:
+        if codes:
+            seen.append((record.state, codes[-1]()))
+        save(self, record, **more)
+
+    def lonely(*_: Any) -> None:
+        raise CpcError("no source came", exit_code=ExitCode.TIMED_OUT)
+
+    monkeypatch.setattr("cpcctl.ui.interrupts.end_with", codes.append)
+    monkeypatch.setattr(receiving, "_serve", lonely)
+    monkeypatch.setattr(JobStore, "save", noted)
+    context = Context(settings, Output("text", io.StringIO(), io.StringIO()))
+    wishes = receiving.Wishes("127.0.0.1", 0, None, {}, None, 0.1, 0.2)
+    with pytest.raises(CpcError, match="no source came"):
+        receiving._end(context, arriving.job, arriving, wishes, None)
+    assert seen == [("failed", None)] and codes[-1]() == ExitCode.TIMED_OUT
+
+
+def test_its_job_has_ended_before_a_word_of_it(settings: Settings, arriving: Destination) -> None:
+    """Who reads that it runs here, and that the source does not know, may have stalled."""
+    arriving.stage = Stage.RUNNING
+    states: list[str] = []
+
+    class Reader(io.StringIO):
+        def write(self, text: str) -> int:
+            states.append(JobStore(settings.state_dir / "jobs").load(arriving.job.id).state)
+            return len(text)
+
+    context = Context(settings, Output("text", Reader(), Reader()))
+    assert receiving._report(context, arriving.job, arriving) == 0
+    assert set(states) == {"done"}
