@@ -114,7 +114,7 @@ def _get_ready(settings: Settings) -> None:
     again then, and is said to the source as well."""
     import yaml  # noqa: F401  (for the definition)
 
-    with contextlib.suppress(CpcError):
+    with contextlib.suppress(CpcError, OSError):
         binary = find.qemu_binary(settings)
         find.probe(binary, find.qemu_data(settings, binary))
 

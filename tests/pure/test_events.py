@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -111,6 +112,22 @@ def test_a_descriptor_for_events(
     shown = capsys.readouterr()
     assert shown.out.startswith("cpc1:")
     assert shown.err.startswith("error: no source came")
+
+
+def test_what_cannot_be_got_ready_does_not_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A source that comes is told then; the ticket is good until that."""
+    for name in ("STATE", "RUN"):
+        monkeypatch.setenv(f"CPCCTL_{name}_DIR", str(tmp_path / name))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("cpcctl.host.find.qemu_binary", full)
+    argv = ["receive", "--listen", "127.0.0.1:0", "--wait", "0.01"]
+    assert entry.main(argv) == int(ExitCode.TIMED_OUT)
+    assert "error: no source came" in capsys.readouterr().err
 
 
 def test_the_destination_names_its_own_failure(tmp_path: Path) -> None:
