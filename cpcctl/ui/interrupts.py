@@ -87,6 +87,10 @@ def _end(reading: int) -> None:
             return
         while (ended := _code()) is None:
             time.sleep(LOOK_SECONDS)
+        # Those that came before that asked for what the first one did.
+        while select.select([reading], [], [], 0)[0]:
+            if not os.read(reading, 64):
+                return
         # Another signal, or the end of what there was to say.
         if select.select([reading], [], [], LEAVE_SECONDS)[0] and not os.read(reading, 1):
             return
