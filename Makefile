@@ -75,8 +75,9 @@ bench-snp: setup
 test-fast: setup
 	@$(PYTHON) -m pytest tests -m 'not slow' $(ARGS)
 
+# Its slowest tests take hours; a hang is dumped after 4 of them.
 test-long: setup
-	@$(PYTHON) -m pytest tests --long $(ARGS)
+	@$(PYTHON) -m pytest tests --long -o faulthandler_timeout=14400 $(ARGS)
 
 # On bare systems of both releases; as root, an hour or two.
 test-fresh:

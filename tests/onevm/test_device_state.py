@@ -28,7 +28,7 @@ from cpcctl.config.settings import Settings
 from cpcctl.host.folders import make_folder
 from cpcctl.host.qmp import Qmp, QmpError, QmpGone
 from cpcctl.host.shm import RingFile
-from cpcctl.host.state import Folders
+from cpcctl.host.state import Folders, remove_tree
 from cpcctl.migrate import session
 from cpcctl.migrate.side import Side
 from cpcctl.qemu import sandbox
@@ -115,6 +115,9 @@ def load(place: Settings, spec: VmSpec, tmp_path: Path) -> Load:
         finally:
             qemu.kill()
             qemu.wait()
+            # Thousands of them do not fit on a disk.
+            remove_tree(paths.run)
+            remove_tree(paths.state)
 
     return run
 
