@@ -26,7 +26,7 @@ from cpcctl.host.folders import make_folder
 from cpcctl.host.process import ProcessId
 from cpcctl.host.state import Folders, VmLock
 from cpcctl.jobs import store as jobs
-from cpcctl.jobs.store import JobStore, Record
+from cpcctl.jobs.store import Job, JobStore, Record
 from cpcctl.link import tls
 from cpcctl.link.ticket import Ticket
 from cpcctl.migrate import receiving
@@ -206,6 +206,30 @@ def test_what_a_receive_left_is_removed_by_proof_only(
     assert stale.removable(settings, "t") is removed
     stale.remove(settings, "t")
     assert Folders.of(settings).vm("t").definition.exists() is not removed
+
+
+def test_a_removal_that_is_cut_off_is_begun_again(
+    settings: Settings, qemu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job with an end has nothing left that somebody would have to look for."""
+    qemu(KILLED)
+    job = interrupted(settings, "receive", "receive", launched="t")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(lifecycle, "discard", cut_off)
+        stale.remove(settings, "t")
+    store = JobStore(Folders.of(settings).jobs)
+    left = store.load(job.id)
+    assert left.state == "running"
+    left.pid, left.pid_started = 1, 1
+    Job(store, left, 0.0).save()
+    stale.remove(settings, "t")
+    assert store.load(job.id).state == "failed"
+    assert not Folders.of(settings).vm("t").definition.exists()
+
+
+def cut_off(*_: Any) -> None:
+    """A second signal."""
+    raise KeyboardInterrupt
 
 
 # ---- outcomes ---------------------------------------------------------------------

@@ -64,7 +64,6 @@ def remove(settings: Settings, name: str) -> Left:
     if side is None and not registry.gone(settings, name):
         return Left.UNKNOWN
     if side is None:
-        disown(record)
         words = "its controller died and QEMU is gone"
     else:
         try:
@@ -76,9 +75,13 @@ def remove(settings: Settings, name: str) -> Left:
             side.close()
         record.data["abort"] = base64.b64encode(token).decode("ascii")
         words = "its controller died before the guest ran here"
-    record.data.pop("launched", None)
-    store.adopt(record).finish("failed", error=CpcError(words, host=settings.host))
+    # The token is kept before QEMU goes, and the job has an end when nothing is left of it.
+    job = store.adopt(record)
     lifecycle.discard(settings, name)
+    if side is None:
+        disown(record)
+    record.data.pop("launched", None)
+    job.finish("failed", error=CpcError(words, host=settings.host))
     return Left.NOTHING
 
 
