@@ -37,7 +37,7 @@ def measure(
     direction: abi.SPEED_*. Empty with a firmware that does not know the call.
     Some 10 ms a suite. Raises what Hvcpu.call raises when the hvCPU is gone.
     """
-    found: Speeds = {}
+    found = {}
     for suite in SUITE_NAMES:
         with contextlib.suppress(CallError):
             found[suite] = _one(hvcpu, suite, direction, clock)

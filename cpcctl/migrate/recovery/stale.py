@@ -80,7 +80,8 @@ def remove(settings: Settings, name: str) -> Left:
     lifecycle.discard(settings, name)
     if side is None:
         disown(record)
-    record.data.pop("launched", None)
+    else:
+        record.data.pop("launched", None)
     job.finish("failed", error=CpcError(words, host=settings.host))
     return Left.NOTHING
 
