@@ -46,11 +46,8 @@ def _locked(
 ) -> Iterator[tuple[lifecycle.Vm, Qmp]]:
     """The VM and a session, with nobody else using its hvCPUs meanwhile."""
     vm = _attach(args, ctx)
-    with VmLock.take(Folders.of(ctx.settings), args.name, purpose):
-        with interrupts.heard():
-            qmp = vm.qmp()
-        with qmp:
-            yield vm, qmp
+    with VmLock.take(Folders.of(ctx.settings), args.name, purpose), vm.session() as qmp:
+        yield vm, qmp
 
 
 def _hvcpus(count: int) -> str:
@@ -71,13 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@interrupts.without()
 def add_run(args: argparse.Namespace, ctx: Context) -> int:
     """Activate hvCPUs; all of them or none."""
-    with interrupts.without():
-        return _add(args, ctx)
-
-
-def _add(args: argparse.Namespace, ctx: Context) -> int:
     with _locked(args, ctx, "hvcpu add") as (_, qmp):
         room = qmp.require_cpc()["hvcpu-max"] - len(_active(qmp))
         if args.count > room:
@@ -106,13 +99,9 @@ def remove_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", type=NUMBER, metavar="ID", help="number of the hvCPU")
 
 
+@interrupts.without()
 def remove_run(args: argparse.Namespace, ctx: Context) -> int:
     """Deactivate an hvCPU; one that is not active is fine."""
-    with interrupts.without():
-        return _remove(args, ctx)
-
-
-def _remove(args: argparse.Namespace, ctx: Context) -> int:
     with _locked(args, ctx, "hvcpu remove") as (vm, qmp):
         _check_number(args, vm)
         changed = args.id in _active(qmp)

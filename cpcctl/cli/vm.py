@@ -61,10 +61,10 @@ def start_run(args: argparse.Namespace, ctx: Context) -> int:
     wanted = spec.load(Path(args.file))
     if args.print_command:
         return _print_command(args, ctx, wanted)
-    with interrupts.without():
-        return _start(args, ctx, wanted)
+    return _start(args, ctx, wanted)
 
 
+@interrupts.without()
 def _start(args: argparse.Namespace, ctx: Context, wanted: VmSpec) -> int:
     from cpcctl.migrate.recovery import moved
 
@@ -185,13 +185,9 @@ def stop_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@interrupts.without()
 def stop_run(args: argparse.Namespace, ctx: Context) -> int:
     """Stop a VM; one that does not run is fine."""
-    with interrupts.without():
-        return _stop(args, ctx)
-
-
-def _stop(args: argparse.Namespace, ctx: Context) -> int:
     from cpcctl.migrate.recovery import orphaned
 
     way = f"cpcctl vm stop --force --unsettled {args.name}, if the guest may be lost"

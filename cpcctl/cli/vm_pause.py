@@ -17,16 +17,16 @@ def pause_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="VM", help="name of the VM")
 
 
+@interrupts.without()
 def pause_run(args: argparse.Namespace, ctx: Context) -> int:
     """Pause a guest; one that stands still already is fine."""
     from cpcctl.migrate.recovery import orphaned
 
     check = partial(orphaned.refuse_orphan, ctx.settings, args.name)
-    with interrupts.without():
-        done = pause.pause(ctx.settings, args.name, check)
-        already = f"{args.name} is stopped already: {done.reason}"
-        text = f"paused {args.name}" if done.changed else already
-        _show(ctx, args.name, done, text)
+    done = pause.pause(ctx.settings, args.name, check)
+    already = f"{args.name} is stopped already: {done.reason}"
+    text = f"paused {args.name}" if done.changed else already
+    _show(ctx, args.name, done, text)
     return 0
 
 
@@ -35,16 +35,16 @@ def resume_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="VM", help="name of the VM")
 
 
+@interrupts.without()
 def resume_run(args: argparse.Namespace, ctx: Context) -> int:
     """Let a guest go on; one that runs is fine."""
     from cpcctl.migrate.recovery import orphaned
 
     check = partial(orphaned.refuse_orphan, ctx.settings, args.name)
-    with interrupts.without():
-        done = pause.resume(ctx.settings, args.name, check)
-        already = f"{args.name} runs already"
-        text = f"resumed {args.name} ({done.reason})" if done.changed else already
-        _show(ctx, args.name, done, text)
+    done = pause.resume(ctx.settings, args.name, check)
+    already = f"{args.name} runs already"
+    text = f"resumed {args.name} ({done.reason})" if done.changed else already
+    _show(ctx, args.name, done, text)
     return 0
 
 

@@ -288,9 +288,7 @@ def stop(
     if force:
         vm.kill()
     else:
-        with interrupts.heard():
-            qmp = vm.qmp()
-        with qmp:
+        with vm.session() as qmp:
             ended = _ask_to_shut_down(vm, qmp)
         if ended:
             vm.kill()

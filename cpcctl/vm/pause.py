@@ -9,7 +9,7 @@ from cpcctl.config.settings import Settings
 from cpcctl.errors import CpcError, ExitCode
 from cpcctl.host.qmp import Qmp
 from cpcctl.host.state import Folders, VmLock
-from cpcctl.ui import hints, interrupts
+from cpcctl.ui import hints
 from cpcctl.vm import lifecycle, live
 
 # What lets a guest go on that stands in one of these states of QEMU.
@@ -44,9 +44,7 @@ def pause(settings: Settings, name: str, check: lifecycle.Check) -> Change:
     with VmLock.take(Folders.of(settings), name, "vm pause"):
         check()
         vm = lifecycle.attach(settings, name)
-        with interrupts.heard():
-            qmp = vm.qmp()
-        with qmp:
+        with vm.session() as qmp:
             state = live.run_state(qmp, vm.spec)
             if state == "running":
                 qmp.execute("stop")
@@ -65,9 +63,7 @@ def resume(settings: Settings, name: str, check: lifecycle.Check) -> Change:
     with VmLock.take(Folders.of(settings), name, "vm resume"):
         check()
         vm = lifecycle.attach(settings, name)
-        with interrupts.heard():
-            qmp = vm.qmp()
-        with qmp:
+        with vm.session() as qmp:
             state = live.run_state(qmp, vm.spec)
             if state == "running":
                 return Change(False, state, None)

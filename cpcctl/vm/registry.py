@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
@@ -19,6 +20,7 @@ from cpcctl.host.process import ProcessId, ends
 from cpcctl.host.qmp import CONNECT_SECONDS, Qmp
 from cpcctl.host.shm import RingFile
 from cpcctl.host.state import Folders, VmPaths
+from cpcctl.ui import interrupts
 from cpcctl.vm import live
 from cpcctl.vm import spec as specs
 from cpcctl.vm.ending import Ending
@@ -67,6 +69,17 @@ class Vm:
         """A QMP session; jobs have a socket of their own. Raises QmpGone."""
         path = self.paths.qmp_job if job else self.paths.qmp
         return Qmp.connect(path, timeout, label=f"VM {self.name}", host=self.host)
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Qmp]:
+        """The same, for a verb that hears no signal: one ends it while nothing was asked yet.
+
+        :raise KeyboardInterrupt: then. Raises QmpGone.
+        """
+        with interrupts.heard():
+            qmp = self.qmp()
+        with qmp:
+            yield qmp
 
     def rings(self) -> RingFile:
         """Its ring file, mapped. Raises CpcError (4)."""
